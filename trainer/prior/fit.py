@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from trainer.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from trainer.schedule import learning_rate
 
 #: (step, generator) -> loss and further figures to log; the generator is seeded from (seed, step).
 LossFunction = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
@@ -50,14 +50,6 @@ def batch_indices(config: FitConfig, step: int, count: int) -> np.ndarray:
     epochs = positions // count
     orders = {int(e): np.random.default_rng([config.seed, int(e)]).permutation(count) for e in np.unique(epochs)}
     return np.array([orders[int(e)][p % count] for e, p in zip(epochs, positions, strict=True)])
-
-
-def learning_rate(config: FitConfig, step: int) -> float:
-    """Linear warm-up, then cosine."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    x = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return config.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(x, 1.0))))
 
 
 def fit(name: str, folder: Path, model: nn.Module, loss_of: LossFunction, config: FitConfig) -> None:
@@ -88,7 +80,7 @@ def fit(name: str, folder: Path, model: nn.Module, loss_of: LossFunction, config
     began, seen = time.perf_counter(), 0
     for step in (bar := tqdm(range(start, config.steps), initial=start, total=config.steps, desc=name, mininterval=5)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+            group["lr"] = learning_rate(step, config.lr, config.warmup, config.steps, "cosine")
         loss, figures = loss_of(step, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(params, config.clip)

@@ -1,0 +1,43 @@
+"""The contact sheet: images above their maps, with captions, to be looked at before anything is trained."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.io import atomic
+from pipeline.shards import decode_png
+
+COLUMNS, ROWS, TILE, CAPTION = 8, 4, 128, 44  # pictures across and down, pixels a side, pixels for the text
+
+
+def first_rows(folder: Path, shards: list[dict[str, Any]], split: str, count: int, columns: list[str]) -> list[Any]:
+    """The first ``count`` rows of a split, in rank order."""
+    rows: list[Any] = []
+    for shard in shards:
+        if shard["split"] == split and len(rows) < count:
+            rows += pq.read_table(folder / shard["file"], columns=columns).to_pylist()
+    return rows[:count]
+
+
+def write_contact(folder: Path, shards: list[dict[str, Any]], conditions: tuple[str, ...]) -> None:
+    """Write ``contact.png`` from the first training samples."""
+    rows = first_rows(folder, shards, "train", COLUMNS * ROWS, ["image", "text", *conditions])
+    tall = TILE * (1 + len(conditions)) + CAPTION
+    sheet = Image.new("RGB", (COLUMNS * (TILE + 8) + 8, -(-len(rows) // COLUMNS) * tall + 8), (250, 250, 248))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(9)
+    for i, row in enumerate(rows):
+        x, y = 8 + (i % COLUMNS) * (TILE + 8), 8 + (i // COLUMNS) * tall
+        for j, column in enumerate(("image", *conditions)):
+            picture = Image.fromarray(np.ascontiguousarray(decode_png(row[column]["bytes"])))
+            sheet.paste(picture.resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y + j * TILE))
+        plain = "".join(c if c.isprintable() else " " for c in row["text"])[:200]
+        lines = textwrap.wrap(plain, 27)[:3]
+        draw.multiline_text((x, y + tall - CAPTION + 3), "\n".join(lines), fill=(40, 40, 40), font=font, spacing=2)
+    with atomic(folder / "contact.png") as temporary:
+        sheet.save(temporary, "PNG")

@@ -1,0 +1,22 @@
+"""What the networks are trained to predict."""
+
+from __future__ import annotations
+
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+
+def diffusion_target(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """What the network is to predict: the noise (paper, eq. 5) or the velocity (Salimans and Ho, 2022)."""
+    if scheduler.config.prediction_type == "epsilon":
+        return noise
+    if scheduler.config.prediction_type == "v_prediction":
+        velocity: Tensor = scheduler.get_velocity(latents, noise, t)
+        return velocity
+    raise ValueError(f"prediction type {scheduler.config.prediction_type!r} is neither epsilon nor v_prediction")
+
+
+def sample_latents(moments: Tensor, noise: Tensor, scale: float) -> Tensor:
+    """A draw from the autoencoder's posterior: (B, 2C, h, w) mean and deviation -> (B, C, h, w), scaled."""
+    mean, std = moments.chunk(2, 1)
+    return (mean + std * noise) * scale
