@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 
-def diffusion_target(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def diffusion_target(scheduler: DDPMScheduler | DDIMScheduler, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """What the network is to predict: the noise (paper, eq. 5) or the velocity (Salimans and Ho, 2022)."""
     if scheduler.config.prediction_type == "epsilon":
         return noise

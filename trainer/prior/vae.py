@@ -64,6 +64,7 @@ def encode_moments(vae: AutoencoderKL, images: NDArray[np.uint8], batch: int = 6
     """Posterior mean and standard deviation of every image, (N, 8, S/8, S/8) float16, unscaled."""
     out = []
     for start in trange(0, len(images), batch, desc="encoding", unit="batch", mininterval=5):
-        posterior = vae.encode(vae_pixels(images[start : start + batch])).latent_dist
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(vae_pixels(images[start : start + batch])).latent_dist
         out.append(torch.cat([posterior.mean, posterior.std], 1).half().numpy())
     return np.concatenate(out)

@@ -1,0 +1,92 @@
+# Everything people type. `make` alone runs the main job on the embedded default: dataset, train, eval, study.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: all dataset train eval study report prior test lint bench clean help
+.DEFAULT_GOAL := all
+
+SIZE      ?= 2k        # training samples; accepts 50k
+SOURCE    ?= tabletop  # tabletop, or folder:PATH
+CONDITION ?= canny     # condition map
+MODEL     ?= tabletop  # prior: tabletop, a diffusers folder, or a hub name
+STEPS     ?=           # optimizer steps; empty: the preset's
+SEED      ?= 1         # of data, training and generation
+WORKERS   ?= 2         # local Dask processes
+SCHEDULER ?=           # running Dask scheduler, e.g. tcp://host:8786
+IMAGES    ?= 128       # held-out samples to generate and score
+ITEMS     ?= 20        # pairs a user-study sheet shows
+NAME      ?=           # name of dataset, run and study; empty: made from the options
+PYTHON    ?= python3
+
+# make keeps the blanks before a comment; names must not have them
+override SIZE := $(strip $(SIZE))
+override SOURCE := $(strip $(SOURCE))
+override CONDITION := $(strip $(CONDITION))
+override MODEL := $(strip $(MODEL))
+override STEPS := $(strip $(STEPS))
+override SEED := $(strip $(SEED))
+override WORKERS := $(strip $(WORKERS))
+override SCHEDULER := $(strip $(SCHEDULER))
+override IMAGES := $(strip $(IMAGES))
+override ITEMS := $(strip $(ITEMS))
+override NAME := $(strip $(NAME))
+
+export UV_PYTHON_DOWNLOADS := never
+unexport PYTHONDONTWRITEBYTECODE
+BIN   := .venv/bin
+READY := .venv/.ready
+DATA  := $(or $(NAME),$(notdir $(lastword $(subst :, ,$(SOURCE))))-$(CONDITION)-$(SIZE)-s$(SEED))
+RUN   := $(or $(NAME),$(DATA)-$(notdir $(MODEL))$(if $(STEPS),-$(STEPS)steps))
+
+all: dataset train eval study ## the main job: dataset, train, eval, study (default)
+
+$(READY): requirements.lock pyproject.toml
+	@echo "== installing into .venv"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+dataset: $(READY) ## raw images -> data/NAME (SOURCE, SIZE, CONDITION, SEED, WORKERS, SCHEDULER)
+	@echo "== dataset"
+	$(BIN)/cnlab-dataset --source "$(SOURCE)" --size $(SIZE) --condition $(CONDITION) --seed $(SEED) \
+	  --workers $(WORKERS) --scheduler "$(SCHEDULER)" --name "$(DATA)"
+
+train: $(READY) ## data/NAME -> runs/NAME (MODEL, STEPS, SEED)
+	@echo "== train"
+	$(BIN)/cnlab-train --dataset "data/$(DATA)" --model "$(MODEL)" --seed $(SEED) --name "$(RUN)" \
+	  $(if $(STEPS),--steps $(STEPS))
+
+eval: $(READY) ## runs/NAME -> results/results.parquet, report.html (IMAGES)
+	@echo "== eval"
+	$(BIN)/cnlab-eval --run "runs/$(RUN)" --images $(IMAGES)
+
+report: $(READY) ## results/report.html from what results/ holds
+	$(BIN)/cnlab-eval --run "runs/$(RUN)" --report-only
+
+study: $(READY) ## blinded sheets, ControlNet against the prior alone -> studies/NAME (ITEMS)
+	@echo "== study"
+	$(BIN)/cnlab-study make --a "$(RUN)" --b "$(RUN)/prior" --dataset "data/$(DATA)" --out "studies/$(RUN)" --items $(ITEMS)
+
+prior: $(READY) ## train the shipped tabletop models from nothing (hours)
+	$(BIN)/python -m trainer.prior
+	$(BIN)/python -m evaluation.prior_quality
+
+test: $(READY) ## the test suite
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## formatter, linter, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## side-by-side timings, appended to benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.tabletop
+
+clean: ## remove data, runs, results, studies (not .venv)
+	rm -rf data runs results studies
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@echo; echo "Variables:"; grep -hE '^[A-Z]+ +\?=' $(MAKEFILE_LIST) | sed -E 's/ *\?= */\t/; s/^/  /' | expand -t 14

@@ -1,0 +1,57 @@
+"""``cnlab-eval``: generate with a run, score it, write the table and the report."""
+
+from __future__ import annotations
+
+import tyro
+
+from evaluation.config import EvalConfig
+from pipeline.io import run_cli
+
+SHOWN = ("run", "gen_seed", "metric", "value", "ci_low", "ci_high", "n")
+
+
+def evaluate(config: EvalConfig) -> None:
+    """Do what ``config`` says and print the table of the run at the end."""
+    from evaluation.report import write_report
+
+    if config.report_only:
+        print(f"report: {write_report(config.results)}")
+        return
+    # torch and diffusers take seconds to import: only now is it sure that they are needed
+    from evaluation.evaluate import generate_all, plan, prepare, score_all
+    from evaluation.figures import draw_run
+
+    work = prepare(config)
+    print("\n".join(plan(work)))
+    if config.dry_run:
+        return
+    made = generate_all(work)
+    written = score_all(work)
+    if made or written:
+        draw_run(work)
+    report = write_report(config.results)
+    print(f"made {made} pictures, wrote {written} rows" if made or written else "nothing to do: all of it is there")
+    _print_rows(config, work.run.id)
+    print(f"table:  {config.results / 'results.parquet'}\nreport: {report}")
+
+
+def _print_rows(config: EvalConfig, run: str) -> None:
+    from evaluation.table import read_results
+
+    table = read_results(config.results)
+    names = table.run.isin(["real", "real/vae", run]) | table.run.str.startswith(f"{run}/")
+    rows = table[names].sort_values(["metric", "run"])
+    print(rows[list(SHOWN)].to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep=""))
+
+
+def _main() -> None:
+    evaluate(tyro.cli(EvalConfig, prog="cnlab-eval", description=EvalConfig.__doc__))
+
+
+def main() -> None:
+    """Entry point."""
+    run_cli(_main)
+
+
+if __name__ == "__main__":
+    main()

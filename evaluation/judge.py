@@ -1,0 +1,136 @@
+"""Scoring pictures: edges against the condition map, CLIP score, distances to the real pictures; rows of the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.clip import Clip, load_clip
+from evaluation.data import Samples
+from evaluation.features import Extractor, Features, extract
+from evaluation.images import Pictures
+from evaluation.metrics.bootstrap import Estimate, mean_interval
+from evaluation.metrics.clip_score import clip_scores
+from evaluation.metrics.edges import edge_f1
+from evaluation.metrics.frechet import frechet_estimate
+from evaluation.metrics.kernel import kernel_estimate
+from evaluation.metrics.normalised import normalised_score
+from pipeline.io import CnlabError, sha256_file
+
+RADII = (0, 2)  # px: ControlNet++'s strict measure, and one that forgives a line's own width
+VERSION = "1"
+THRESHOLD = 127  # maps are 8-bit: edges 255, the rest 0
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The models that judge, loaded when first needed, and what they are called in the table."""
+
+    clip_name: str
+    extractor: Extractor
+    cache: Path
+    device: str = "cpu"
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The CLIP model."""
+        return load_clip(self.clip_name, self.device)
+
+    @cached_property
+    def clip_id(self) -> str:
+        """Hub name, or the folder's name with the first digits of its weights' sha256."""
+        folder = Path(self.clip_name)
+        weights = folder / "model.safetensors"
+        return f"{folder.name}-{sha256_file(weights)[:12]}" if weights.is_file() else self.clip_name
+
+    def version_of(self, metric: str) -> str:
+        """What a value depends on beside the pictures: the convention and the judging model."""
+        if metric == "clip_score":
+            return f"{VERSION}/{self.clip_id}/100*max(cos,0)/no-prefix"
+        if metric in self.extractor.distance:
+            return f"{VERSION}/{self.extractor.name}"
+        return VERSION
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured on N pictures: per-sample numbers and features."""
+
+    clip: NDArray[np.float64]  # (N,)
+    edges: dict[int, NDArray[np.float64]]  # radius -> (N,); empty for a condition that is no edge map
+    features: Features  # (N, D)
+
+
+def edge_extractor(condition: str) -> Any | None:
+    """The condition's extractor if it makes binary edge maps, else None (its fidelity has no measure here)."""
+    from pipeline.conditions import get_condition
+
+    try:
+        found = get_condition(condition)
+    except CnlabError:  # a map that only the source can make
+        return None
+    return found if found.binary else None
+
+
+def edge_scores(pictures: Pictures, samples: Samples) -> dict[int, NDArray[np.float64]]:
+    """F1 of the edges found in each picture against its sample's map, by radius.
+
+    The extractor runs with the very parameters the sample's map was drawn with, so the real pictures score 1.
+    """
+    extractor = edge_extractor(samples.condition)
+    if extractor is None:
+        return {}
+    maps = [extractor.extract(p, params) for p, params in zip(pictures, samples.params, strict=True)]
+    found = np.stack([(m.max(axis=2) if m.ndim == 3 else m) > THRESHOLD for m in maps])
+    target = samples.maps.max(axis=3) > THRESHOLD
+    return {radius: edge_f1(found, target, radius) for radius in RADII}
+
+
+def measure(pictures: Pictures, samples: Samples, judges: Judges) -> Scores:
+    """Score pictures made for ``samples``, in their order."""
+    if len(pictures) != len(samples):
+        raise CnlabError(f"{len(pictures)} pictures for {len(samples)} samples")
+    clip = clip_scores(judges.clip.images(pictures), judges.clip.texts(list(samples.texts)))
+    return Scores(clip, edge_scores(pictures, samples), extract(pictures, judges.extractor, judges.cache))
+
+
+def estimates(scores: Scores, condition: str, judges: Judges, reference: Features | None) -> dict[str, Estimate]:
+    """Metric name -> value with interval. ``reference`` holds the features distances are taken to."""
+    found = {"clip_score": mean_interval(scores.clip)}
+    found |= {f"{condition}_f1_{radius}px": mean_interval(values) for radius, values in scores.edges.items()}
+    if reference is not None:
+        frechet, kernel = judges.extractor.distance
+        found[frechet] = frechet_estimate(scores.features, reference)
+        found[kernel] = kernel_estimate(scores.features, reference)
+    return found
+
+
+def normalised(control: Scores, shuffled: Scores, real: Scores, condition: str) -> dict[str, Estimate]:
+    """Edge F1 at 2 px on the scale from the wrong map (0) to the real pictures (1); empty where there is no scale."""
+    radius = RADII[-1]
+    if radius not in control.edges:
+        return {}
+    name = f"{condition}_f1_{radius}px_normalised"
+    return {name: normalised_score(control.edges[radius], shuffled.edges[radius], real.edges[radius])}
+
+
+def to_rows(found: dict[str, Estimate], judges: Judges, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows for `evaluation.table.append_rows`; ``facts`` fills the columns that all of them share."""
+    return [
+        {
+            **facts,
+            "metric": metric,
+            "metric_version": judges.version_of(metric),
+            "value": estimate.value,
+            "ci_low": estimate.low,
+            "ci_high": estimate.high,
+            "n": estimate.n,
+            "higher_is_better": metric not in judges.extractor.distance,
+        }
+        for metric, estimate in found.items()
+    ]

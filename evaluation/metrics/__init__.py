@@ -1,0 +1,1 @@
+"""One metric a file; each is a pure function of NumPy arrays."""

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.build import Block, build, build_block, make_row
+from pipeline.config import DatasetConfig
+from pipeline.conditions import get_condition
+from pipeline.dataset import Triplets
+from pipeline.io import CnlabError, read_json, sha256_file
+from pipeline.shards import decode_png
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*port.*already in use:UserWarning")
+
+
+def config(out: Path, **options: object) -> DatasetConfig:
+    return DatasetConfig(**{"size": "40", "eval_size": 12, "block": 16, "image_size": 64, "out": out, **options})  # type: ignore[arg-type]
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {p.name: sha256_file(p) for p in sorted(folder.glob("*.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Built with one worker."""
+    out = tmp_path_factory.mktemp("clean")
+    made = config(out, workers=1)
+    build(made)
+    yield made.folder
+
+
+def test_one_and_two_workers_give_the_same_bytes(clean: Path, tmp_path: Path) -> None:
+    two = config(tmp_path, workers=2)
+    build(two)
+    assert sums(two.folder) == sums(clean)
+    assert {p.name for p in two.folder.glob("[!.]*")} == {
+        "dataset.json", "README.md", "contact.png", "rejects.parquet", "eval-00000.parquet",
+        "train-00000.parquet", "train-00001.parquet", "train-00002.parquet",
+    }  # fmt: skip
+
+
+def test_loads_with_datasets_and_every_map_can_be_made_again(clean: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    loaded = load_dataset(str(clean), cache_dir=str(tmp_path))
+    assert {k: v.num_rows for k, v in loaded.items()} == {"train": 40, "eval": 12}
+    row = loaded["train"][3]
+    assert row["image"].size == (64, 64)
+    edges = get_condition("canny").extract(np.array(row["image"]), json.loads(row["canny_params"]))
+    assert np.array_equal(np.array(row["canny"].convert("L")), edges)
+    assert np.array_equal(np.array(row["conditioning_image"].convert("L")), edges)
+    assert loaded["train"]["rank"] == sorted(loaded["train"]["rank"])
+
+
+def test_again_does_nothing_and_a_foreign_config_is_refused(clean: Path) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in clean.iterdir()}
+    build(config(clean.parent, name=clean.name))
+    assert {p.name: p.stat().st_mtime_ns for p in clean.iterdir()} == before
+    with pytest.raises(CnlabError, match="another configuration"):
+        build(config(clean.parent, name=clean.name, seed=2))
+
+
+def test_damaged_and_missing_shards_are_made_again(clean: Path, tmp_path: Path) -> None:
+    made = config(tmp_path, workers=1)
+    made.folder.mkdir(parents=True)
+    identity = read_json(clean / "dataset.json")["fingerprint"]
+    (made.folder / ".building.json").write_text(json.dumps({"fingerprint": identity}))
+    for shard in clean.glob("*.parquet"):
+        (made.folder / shard.name).write_bytes(shard.read_bytes())
+    (made.folder / "train-00001.parquet").write_bytes((clean / "train-00001.parquet").read_bytes()[:3000])
+    (made.folder / "train-00002.parquet").unlink()
+    kept = (made.folder / "train-00000.parquet").stat().st_mtime_ns
+    build(made)
+    assert sums(made.folder) == sums(clean)
+    assert (made.folder / "train-00000.parquet").stat().st_mtime_ns == kept
+
+
+def test_killed_build_goes_on_to_the_same_bytes(clean: Path, tmp_path: Path) -> None:
+    made = config(tmp_path, workers=1)
+    command = [
+        sys.executable, "-m", "pipeline.cli", "--size", "40", "--eval-size", "12", "--block", "16", "--image-size", "64",
+        "--out", str(tmp_path), "--workers", "1",
+    ]  # fmt: skip
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (made.folder / "train-00000.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (made.folder / "dataset.json").exists()
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert sums(made.folder) == sums(clean)
+
+
+def test_smaller_sizes_are_prefixes_of_larger_ones(clean: Path, tmp_path: Path) -> None:
+    small = config(tmp_path, size="24", workers=1)
+    build(small)
+    keys = Triplets(clean).table("train", ["key"])["key"].to_pylist()
+    assert Triplets(small.folder).table("train", ["key"])["key"].to_pylist() == keys[:24]
+    assert Triplets(small.folder).table("eval", ["key"]) == Triplets(clean).table("eval", ["key"])
+
+
+def test_folder_with_faults_fills_up_from_later_candidates(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(40):
+        noise = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((160, 120))
+        noise.save(photos / f"photo number {i}.jpg", quality=90)
+    for i in range(8):
+        (photos / f"broken {i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+        Image.new("RGB", (100, 100), "grey").save(photos / f"flat {i}.png")
+    made = config(tmp_path, source=f"folder:{photos}", size="30", eval_size=4, eval_share=0.2, workers=1)
+    header = build(made)
+    assert header["counts"]["train"] == 30
+    assert header["rejects"].keys() == {"not_image", "uniform"} or header["rejects"].keys() == {"decode", "uniform"}
+    ranks = Triplets(made.folder).table("train", ["rank"])["rank"].to_pylist()
+    assert ranks == sorted(set(ranks))
+    rejected = pq.read_table(made.folder / "rejects.parquet").to_pylist()
+    assert not {r["rank"] for r in rejected if r["split"] == "train"} & set(ranks)
+    assert sorted(ranks + [r["rank"] for r in rejected if r["split"] == "train"]) == list(range(max(ranks) + 1))
+
+
+def test_an_empty_result_is_an_error_not_a_dataset(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (100, 100), "grey").save(photos / "flat.png")
+    made = config(tmp_path, source=f"folder:{photos}", workers=1)
+    with pytest.raises(CnlabError, match="0 train and 0 eval"):
+        build(made)
+    assert not (made.folder / "dataset.json").exists()
+    with pytest.raises(CnlabError, match="not a finished dataset"):
+        Triplets(made.folder)
+
+
+def test_verify_names_the_damaged_shard(clean: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in clean.glob("[!.]*"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    Triplets(copy).verify()
+    data = bytearray((copy / "train-00001.parquet").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "train-00001.parquet").write_bytes(bytes(data))
+    with pytest.raises(CnlabError, match=r"train-00001\.parquet is missing or damaged"):
+        Triplets(copy).verify()
+
+
+def test_given_maps_become_conditions(tmp_path: Path) -> None:
+    from pipeline.sources import open_source
+
+    both = config(tmp_path, condition=("depth", "canny"))
+    row = make_row(open_source("tabletop", 1, 64), "tabletop-1-000003", both)
+    assert row["conditioning_image"] == row["depth"]
+    assert json.loads(row["depth_params"]) == {"given": True}
+    assert decode_png(row["depth"]["bytes"]).shape == (64, 64, 3)
+
+
+def test_a_finished_block_is_not_made_again(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    block = Block("train", 0, 0, ("tabletop-1-000001", "tabletop-1-000002"))
+    assert build_block(block, made, "id")[1] == 2
+    written = (made.folder / block.file).stat().st_mtime_ns
+    assert build_block(block, made, "id")[1] == 2
+    assert (made.folder / block.file).stat().st_mtime_ns == written
+    build_block(block, made, "another")
+    assert (made.folder / block.file).stat().st_mtime_ns != written
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--size", "many"], "not a positive number"),
+        (["--source", "folder:nowhere"], "not a directory"),
+        (["--condition", "sketchy"], "unknown condition"),
+        (["--seed", "770001"], "kept for the prior"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers"),
+    ],
+)
+def test_command_line_says_one_clear_line(options: list[str], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "--out", str(tmp_path), *options]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 2
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert said in last
+    assert not list(tmp_path.rglob("dataset.json"))

@@ -1,0 +1,135 @@
+"""The paper's argument about zero convolutions, on a small random Stable Diffusion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+
+from pipeline.dataset import Triplets
+from trainer.data import load_items
+from trainer.loop import make_batch, predict, step_generator
+from trainer.models import Prior, build_controlnet, load_prior
+from trainer.validate import derangement, held_out_loss
+
+HINT = (8, 8, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def prior(model_folder: Path) -> Prior:
+    return load_prior(str(model_folder), torch.device("cpu"))
+
+
+def test_untrained_controlnet_leaves_the_prior_bit_identical(model_folder: Path, prior: Prior, tmp_path: Path) -> None:
+    build_controlnet(prior.unet, HINT, 0).save_pretrained(tmp_path / "control")
+    shared = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "np"}
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    alone = StableDiffusionPipeline.from_pretrained(model_folder, safety_checker=None)
+    expected = alone(["a red cube", "a cone"], latents=noise, **shared).images
+    from diffusers import ControlNetModel
+
+    control = ControlNetModel.from_pretrained(tmp_path / "control")
+    pipe = StableDiffusionControlNetPipeline.from_pretrained(model_folder, controlnet=control, safety_checker=None)
+    hint = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    found = pipe(["a red cube", "a cone"], image=hint, latents=noise, **shared).images
+    assert np.array_equal(found, expected)
+
+
+def test_first_gradients_reach_zero_convolutions_only_and_the_copy_after_one_step(prior: Prior) -> None:
+    control = build_controlnet(prior.unet, HINT, 0)
+    optimizer = torch.optim.SGD(control.parameters(), lr=0.1)
+    g = torch.Generator().manual_seed(0)
+    batch = {
+        "noisy": torch.randn(2, 4, 8, 8, generator=g), "t": torch.tensor([100, 700]),
+        "states": torch.randn(2, 32, 16, generator=g), "hint": torch.rand(2, 3, 64, 64, generator=g),
+    }  # fmt: skip
+    target = torch.randn(2, 4, 8, 8, generator=g)
+
+    def backward() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(predict(prior, control, batch), target).backward()
+
+    backward()
+    zero = [p for n, p in control.named_parameters() if n.startswith(("controlnet_down_blocks", "controlnet_mid_block"))]
+    copy = [p for n, p in control.named_parameters() if n.startswith(("down_blocks", "mid_block", "conv_in"))]
+    assert all(p.grad is not None and p.grad.any() for p in zero)
+    assert not any(p.grad is not None and p.grad.any() for p in copy)
+    optimizer.step()
+    backward()
+    assert sum(bool(p.grad is not None and p.grad.any()) for p in copy) > 0.9 * len(copy)
+    assert all(p.grad is None for p in prior.unet.parameters())
+
+
+def test_the_copy_starts_as_the_encoder(prior: Prior) -> None:
+    control = build_controlnet(prior.unet, HINT, 3)
+    theirs = prior.unet.state_dict()
+    for name, value in control.state_dict().items():
+        if name.startswith(("down_blocks", "mid_block", "conv_in", "time_embedding")):
+            assert torch.equal(value, theirs[name]), name
+    again = build_controlnet(prior.unet, HINT, 3).state_dict()
+    assert all(torch.equal(v, again[k]) for k, v in control.state_dict().items())
+
+
+def test_sd15_topology_has_thirteen_outputs_and_the_published_size() -> None:
+    """On the meta device: ControlNet for SD 1.5 has 361,279,120 parameters."""
+    from diffusers import ControlNetModel
+
+    with torch.device("meta"):
+        control = ControlNetModel(cross_attention_dim=768, attention_head_dim=8)
+    assert sum(p.numel() for p in control.parameters()) == 361_279_120
+    assert len(control.controlnet_down_blocks) + 1 == 13
+
+
+def test_prompts_are_dropped_at_the_given_rate_and_drawn_anew(prior: Prior, dataset: Path) -> None:
+    items = load_items(Triplets(dataset), "train", None, prior, "m").stack([0] * 400)
+    empty = prior.tokenize([""])[0]
+    blank = prior.encode_text(empty[None])[0]
+
+    def dropped(step: int, rate: float) -> torch.Tensor:
+        states = make_batch(prior, items, step_generator(0, step), empty, rate)[0]["states"]
+        return torch.isclose(states, blank, atol=1e-6).all(2).all(1)
+
+    first, second = dropped(0, 0.5), dropped(1, 0.5)
+    assert 160 < int(first.sum()) < 240
+    assert not torch.equal(first, second)
+    assert torch.equal(first, dropped(0, 0.5))
+    assert not dropped(0, 0.0).any()
+    assert dropped(0, 1.0).all()
+
+
+def test_held_out_loss_is_fixed_and_arms_agree_before_training(prior: Prior, dataset: Path) -> None:
+    items = load_items(Triplets(dataset), "eval", None, prior, "m")
+    control = build_controlnet(prior.unet, HINT, 0)
+    first, again = (held_out_loss(control, prior, items, batch_size=3) for _ in range(2))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert torch.equal(first["true"], first["none"])
+    assert torch.equal(first["shuffled"], first["none"])
+    assert control.training
+    for p in control.parameters():
+        torch.nn.init.normal_(p, std=0.3) if not p.any() else None
+    trained = held_out_loss(control, prior, items, batch_size=3)
+    assert not torch.equal(trained["true"], trained["shuffled"])
+    assert torch.equal(trained["none"], first["none"])
+
+
+@pytest.mark.parametrize("count", [2, 3, 17])
+def test_derangement_leaves_nothing_in_place(count: int) -> None:
+    for seed in range(20):
+        moved = derangement(count, seed)
+        assert sorted(moved) == list(range(count))
+        assert (moved != np.arange(count)).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_predicts_what_the_cpu_predicts(model_folder: Path, prior: Prior) -> None:
+    theirs = load_prior(str(model_folder), torch.device("cuda"))
+    noisy, states = torch.randn(2, 4, 8, 8), torch.randn(2, 32, 16)
+    batch = {"noisy": noisy, "t": torch.tensor([5, 900]), "states": states, "hint": torch.rand(2, 3, 64, 64)}
+    control = build_controlnet(prior.unet, HINT, 0)
+    here = predict(prior, control, batch)
+    there = predict(theirs, build_controlnet(theirs.unet, HINT, 0), {k: v.cuda() for k, v in batch.items()})
+    assert torch.allclose(here, there.cpu(), atol=1e-3)

@@ -1,0 +1,66 @@
+"""``make prior``: train the tabletop models from nothing and write them where the package ships them.
+
+    python -m trainer.prior --work prior-work
+
+Every part is resumable by the same command; the whole takes about two hours on two cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from pipeline.io import run_cli
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Train tabletop-clip and tabletop-sd; `python -m evaluation.prior_quality` then measures them."""
+
+    work: Path = Path("prior-work")  # renders, caches, checkpoints: about 4 GB
+    weights: Path = Path(__file__).parent / "weights"  # where the finished models go
+    count: int = 30_000  # training renders
+
+
+def _train(config: PriorConfig) -> None:
+    import numpy as np
+    from diffusers import AutoencoderKL
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from trainer.prior.assemble import save_clip, save_sd
+    from trainer.prior.clip import token_ids, train_clip
+    from trainer.prior.models import build_tokenizer
+    from trainer.prior.renders import TRAIN_SEED, renders
+    from trainer.prior.unet import encode_texts, train_unet
+    from trainer.prior.vae import encode_moments, train_vae
+
+    work = config.work
+    images, captions = renders(work, TRAIN_SEED, config.count)
+    clip_folder, vae_folder = config.weights / "tabletop-clip", work / "vae-final"
+    if not (clip_folder / "model.safetensors").exists():
+        tokenizer = build_tokenizer(captions, work / "tokenizer")
+        save_clip(train_clip(images, captions, tokenizer, work / "clip"), tokenizer, clip_folder)
+    if not vae_folder.exists():
+        train_vae(images, work / "vae").save_pretrained(vae_folder)
+    clip, vae = CLIPModel.from_pretrained(clip_folder).eval(), AutoencoderKL.from_pretrained(vae_folder).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
+    moments, states = work / "moments.npy", work / "states.npy"
+    if not moments.exists():
+        np.save(moments, encode_moments(vae, images))
+    if not states.exists():
+        np.save(states, encode_texts(clip.text_model, token_ids(tokenizer, captions)))
+    empty = encode_texts(clip.text_model, token_ids(tokenizer, [""]))[0]
+    unet = train_unet(np.load(moments, mmap_mode="r"), np.load(states, mmap_mode="r"), empty, vae.config.scaling_factor, work / "unet")
+    save_sd(unet, vae, clip, tokenizer, config.weights / "tabletop-sd")
+
+
+def main() -> None:
+    """Entry point."""
+    config = tyro.cli(PriorConfig, prog="python -m trainer.prior", description=PriorConfig.__doc__)
+    run_cli(lambda: _train(config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Blinded, offline, paired picture sheets; import of their answers; win rates with exact intervals."""
