@@ -21,6 +21,7 @@ def evaluate(config: EvalConfig) -> None:
     from evaluation.evaluate import generate_all, plan, prepare, score_all
     from evaluation.figures import draw_run
 
+    _hush()
     work = prepare(config)
     print("\n".join(plan(work)))
     if config.dry_run:
@@ -33,6 +34,15 @@ def evaluate(config: EvalConfig) -> None:
     print(f"made {made} pictures, wrote {written} rows" if made or written else "nothing to do: all of it is there")
     _print_rows(config, work.run.id)
     print(f"table:  {config.results / 'results.parquet'}\nreport: {report}")
+
+
+def _hush() -> None:
+    """Loading a small model is no progress worth a bar; the bar of the pictures is."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
 
 
 def _print_rows(config: EvalConfig, run: str) -> None:

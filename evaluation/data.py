@@ -62,7 +62,7 @@ def open_run(folder: Path) -> Run:
     if not (folder / "summary.json").is_file():
         raise CnlabError(f"{folder} is not a finished run (no summary.json); run make train first")
     header = read_json(folder / "config.json")
-    config = {**header, **header.get("config", {})}
+    config = {**header.get("config", {}), **header}  # options, and above them the records of what they resolved to
     summary = read_json(folder / "summary.json")
     for name, where, wanted in (
         ("config.json", config, ("model", "dataset")),

@@ -38,6 +38,7 @@ class Evaluation:
         """The pipeline with or without the ControlNet; a single one is kept in memory."""
         from trainer.models import resolve_model
 
+        self.judges.check()
         if controlled not in self.painters:
             self.painters.clear()
             checkpoint = self.run.checkpoint if controlled else None

@@ -47,7 +47,8 @@ def draw_run(work: Evaluation) -> Path:
         tiles.append({"key": work.samples.keys[i], "text": work.samples.texts[i], "files": files})
     write_picture(folder / "grid.png", grid(columns))
     curves = draw_curves(work.run, folder / "curves.png")
-    summary = {k: v for k, v in work.run.summary.items() if k != "model"} | {"model": Path(work.run.model).name}
+    # a report is handed on: names, no places
+    summary = {k: v for k, v in work.run.summary.items() if k != "dataset_path"} | {"model": Path(work.run.model).name}
     recipe = {"arms": list(work.jobs), **next(iter(work.jobs.values()))["recipe"]}
     index = {
         "run": work.run.id,
@@ -91,7 +92,7 @@ def draw_curves(run: Run, path: Path) -> bool:
     drawn = [(frame, plot) for frame, plot in drawn if len(frame)]
     if not drawn:
         return False
-    figure, axes = _figure(len(drawn), (5.2, 3.4))
+    figure, axes = _figure([3.4] * len(drawn), 5.2)
     for axis, (frame, plot) in zip(axes, drawn, strict=True):
         plot(axis, frame)
     save(figure, path)
@@ -100,7 +101,8 @@ def draw_curves(run: Run, path: Path) -> bool:
 
 def draw_bars(groups: list[tuple[str, pd.DataFrame]], path: Path) -> None:
     """A panel a metric: a point for each run name with its interval. ``groups`` holds (title, rows)."""
-    figure, axes = _figure(len(groups), (4.6, 0.32 * max(len(rows) for _, rows in groups) + 1.2))
+    heights = [0.3 * len(rows) + 0.9 for _, rows in groups]
+    figure, axes = _figure(heights, 4.6)
     for axis, (title, rows) in zip(axes, groups, strict=True):
         limits = rows[["value", "ci_low", "ci_high"]].astype("float64")
         limits = limits.fillna({"ci_low": limits.value, "ci_high": limits.value})  # a single sample has no interval
@@ -109,7 +111,7 @@ def draw_bars(groups: list[tuple[str, pd.DataFrame]], path: Path) -> None:
             axis.plot([low, high], [place, place], color=colour, linewidth=3, solid_capstyle="butt", alpha=0.6)
             axis.plot([value], [place], "o", color=colour)
         axis.set_yticks(range(len(rows)), _labels(rows))
-        axis.invert_yaxis()
+        axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_title(title)
         axis.grid(axis="x", alpha=0.3)
     save(figure, path)
@@ -136,14 +138,14 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def _figure(panels: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """Panels below one another: a phone is narrow. No pyplot, hence no display and no global state."""
+def _figure(heights: list[float], width: float) -> tuple[Figure, list[Axes]]:
+    """Panels (inches) below one another: a phone is narrow. No pyplot, hence no display and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(size[0], size[1] * panels), layout="constrained")
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(panels, 1, squeeze=False)[:, 0].tolist()
+    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0].tolist()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -144,7 +144,8 @@ class Painter:
                 controlnet = ControlNetModel.from_pretrained(checkpoint, dtype=dtype)
                 pipe = StableDiffusionControlNetPipeline.from_pretrained(model, controlnet=controlnet, **common)
         except (OSError, ValueError) as error:
-            raise CnlabError(f"the prior {model!r} or {checkpoint} cannot be loaded: {error}") from error
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CnlabError(f"the prior {model!r} or {checkpoint} cannot be loaded: {first}") from error
         pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
         self.pipe, self.recipe, self.dtype, self.controlled = pipe.to(device), recipe, dtype, checkpoint is not None

@@ -48,6 +48,11 @@ class Judges:
         weights = folder / "model.safetensors"
         return f"{folder.name}-{sha256_file(weights)[:12]}" if weights.is_file() else self.clip_name
 
+    def check(self) -> None:
+        """Load every judge now; hours of pictures are not to end in a name that was mistyped."""
+        _ = self.clip
+        extract(np.zeros((1, 8, 8, 3), dtype=np.uint8), self.extractor)
+
     def version_of(self, metric: str) -> str:
         """What a value depends on beside the pictures: the convention and the judging model."""
         if metric == "clip_score":
@@ -113,7 +118,7 @@ def estimates(scores: Scores, condition: str, judges: Judges, reference: Feature
 def normalised(control: Scores, shuffled: Scores, real: Scores, condition: str) -> dict[str, Estimate]:
     """Edge F1 at 2 px on the scale from the wrong map (0) to the real pictures (1); empty where there is no scale."""
     radius = RADII[-1]
-    if radius not in control.edges:
+    if radius not in control.edges or real.edges[radius].mean() <= shuffled.edges[radius].mean():
         return {}
     name = f"{condition}_f1_{radius}px_normalised"
     return {name: normalised_score(control.edges[radius], shuffled.edges[radius], real.edges[radius])}

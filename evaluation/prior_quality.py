@@ -25,11 +25,12 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from evaluation.features import lite0_extractor
 from evaluation.metrics.kernel import kernel_estimate
-from pipeline.io import run_cli
+from evaluation.prior_cards import write_cards
+from pipeline.io import read_json, run_cli, write_json
 from pipeline.tabletop.scene import COLORS, FLOORS, SHAPES
-from trainer.prior.clip import clip_pixels, token_ids
 from trainer.models import WEIGHTS
-from trainer.prior.renders import HELD_OUT_SEED, renders
+from trainer.prior.clip import clip_pixels, token_ids
+from trainer.prior.renders import HELD_OUT_SEED, TRAIN_SEED, renders
 from trainer.prior.vae import vae_pixels
 
 STEPS, GUIDANCE = 20, 4.0
@@ -181,7 +182,9 @@ def measure(config: PriorQualityConfig) -> dict[str, Any]:
 def _main() -> None:
     config = tyro.cli(PriorQualityConfig, prog="python -m evaluation.prior_quality", description="Measure the prior.")
     figures = measure(config)
-    (config.weights / "measured.json").write_text(json.dumps(figures, indent=1) + "\n")
+    write_json(config.weights / "measured.json", figures)
+    training = read_json(config.weights / "training.json")
+    write_cards(config.weights, figures, training, (TRAIN_SEED, HELD_OUT_SEED))
     print(json.dumps({k: v for k, v in figures.items() if not k.startswith("captions")}, indent=1))
 
 

@@ -1,0 +1,1 @@
+"""Raw images to a dataset of (image, caption, condition map) triplets."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,28 @@ def build_block(block: Block, config: DatasetConfig, identity: str) -> tuple[Blo
     return block, len(rows), rejects
 
 
+Done = tuple[Block, int, list[Any]]
+Runner = Callable[[list[Block]], Iterator[Done]]
+
+
+@contextlib.contextmanager
+def block_runner(config: DatasetConfig, identity: str) -> Iterator[Runner]:
+    """Something that builds a list of blocks and yields each as it is finished: Dask, or this process for 0 workers."""
+    if not config.workers and not config.scheduler:
+        yield lambda blocks: (build_block(b, config, identity) for b in blocks)
+        return
+    with dask_client(config) as client:
+        print(f"Dask dashboard: {client.dashboard_link}")
+
+        def run(blocks: list[Block]) -> Iterator[Done]:
+            from distributed import as_completed
+
+            futures = [client.submit(build_block, b, config, identity, pure=False) for b in blocks]
+            yield from (done for _, done in as_completed(futures, with_results=True))
+
+        yield run
+
+
 @contextlib.contextmanager
 def dask_client(config: DatasetConfig) -> Iterator[Any]:
     """A client of the given scheduler, or of a local cluster of ``workers`` single-threaded processes."""
@@ -123,21 +145,19 @@ def _blocks(split: str, keys: list[str], size: int) -> list[Block]:
 
 
 def _fill_split(
-    client: Any, config: DatasetConfig, identity: str, split: str, keys: list[str], wanted: int
+    run: Runner, config: DatasetConfig, identity: str, split: str, keys: list[str], wanted: int
 ) -> tuple[list[tuple[Block, int]], list[Any]]:
     """Build blocks in rank order until ``wanted`` rows are accepted or the candidates run out."""
-    from distributed import as_completed
-
     blocks = _blocks(split, keys, min(config.block, wanted))
-    done: dict[int, tuple[Block, int, list[Any]]] = {}
-    with tqdm(total=min(wanted, len(keys)), desc=f"{split:5s}", unit="img", mininterval=1) as bar:
+    done: dict[int, Done] = {}
+    total = min(wanted, len(keys))
+    with tqdm(total=total, desc=f"{split:5s}", unit="img", mininterval=1) as bar:
         while sum(rows for _, rows, _ in done.values()) < wanted and len(done) < len(blocks):
             missing = wanted - sum(rows for _, rows, _ in done.values())
             wave = blocks[len(done) : len(done) + math.ceil(missing / len(blocks[0].keys))]
-            futures = [client.submit(build_block, b, config, identity, pure=False) for b in wave]
-            for _, (block, rows, rejects) in as_completed(futures, with_results=True):
+            for block, rows, rejects in run(wave):
                 done[block.number] = (block, rows, rejects)
-                bar.update(min(rows, bar.total - bar.n))
+                bar.update(min(rows, total - bar.n))
     taken: list[tuple[Block, int]] = []
     rejected: list[Any] = []
     for number in sorted(done):
@@ -187,10 +207,10 @@ def build(config: DatasetConfig) -> dict[str, Any]:
             return header
         _claim(folder, identity)
         splits = ranked(source.keys(), config.eval_share)
-        with dask_client(config) as client:
-            print(f"{folder}: {config.resolved_size} train + {config.eval_size} eval; dashboard {client.dashboard_link}")
+        print(f"{folder}: {config.resolved_size} train + {config.eval_size} eval samples")
+        with block_runner(config, identity) as run:
             parts = {
-                name: _fill_split(client, config, identity, name, splits[name], wanted)
+                name: _fill_split(run, config, identity, name, splits[name], wanted)
                 for name, wanted in (("eval", config.eval_size), ("train", config.resolved_size))
             }
         return _seal(config, source_fingerprint, parts)

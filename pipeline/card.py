@@ -26,7 +26,8 @@ tags:
 
 # {name}
 
-{train} training and {eval} evaluation triplets of image, caption and condition map ({conditions}), {size} x {size} pixels.
+{train} training and {eval} evaluation triplets of image, caption and condition map ({conditions}),
+{size} x {size} pixels.
 
 ![First training samples, each with its map and caption](contact.png)
 

@@ -24,7 +24,7 @@ class DatasetConfig:
     eval_size: int = 256  # held-out samples, the same for every size
     image_size: int = 128  # pixels, square
     out: Path = Path("data")
-    workers: int = 2  # local Dask processes
+    workers: int = 2  # local Dask processes; 0: no cluster, work in this process
     scheduler: str = ""  # address of a running Dask scheduler, e.g. tcp://host:8786; empty: a local cluster
     block: int = 256  # candidates a task and a shard
     eval_share: float = 1 / 32  # share of all keys that is kept for evaluation
@@ -42,8 +42,8 @@ class DatasetConfig:
         object.__setattr__(self, "resolved_size", parse_size(self.size))
         if not 0 <= self.seed < RESERVED_SEEDS:
             raise CnlabError(f"seed {self.seed} is outside 0 ... {RESERVED_SEEDS - 1}; the rest is kept for the prior")
-        if self.eval_size < 1 or self.workers < 1 or self.block < 1:
-            raise CnlabError("eval-size, workers and block must be at least 1")
+        if self.eval_size < 1 or self.workers < 0 or self.block < 1:
+            raise CnlabError("eval-size and block must be at least 1, workers at least 0")
         if self.image_size < 32 or self.image_size % 8:
             raise CnlabError(f"image-size {self.image_size} must be a multiple of 8 and at least 32")
         if not self.condition or len(set(self.condition)) != len(self.condition):

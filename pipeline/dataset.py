@@ -29,7 +29,9 @@ class Triplets:
         for shard in self.header["shards"]:
             path = self.folder / shard["file"]
             if not path.is_file() or sha256_file(path) != shard["sha256"]:
-                raise CnlabError(f"{path} is missing or damaged; delete {self.folder / HEADER} and it, then build again")
+                raise CnlabError(
+                    f"{path} is missing or damaged; delete {self.folder / HEADER} and it, then build again"
+                )
 
     def table(self, split: str, columns: list[str], count: int | None = None) -> pa.Table:
         """The first ``count`` rows of ``split`` (all by default), in rank order.

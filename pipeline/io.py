@@ -67,7 +67,7 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -85,7 +85,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise CnlabError(f"{path} does not exist; run the stage before this one first") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CnlabError(f"{path} is not valid JSON ({error}); delete it and run the stage that makes it again") from error
+        raise CnlabError(
+            f"{path} is not valid JSON ({error}); delete it and run the stage that makes it again"
+        ) from error
 
 
 @contextlib.contextmanager

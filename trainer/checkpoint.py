@@ -39,9 +39,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save_checkpoint(
-    root: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], keep: int = 2
-) -> Path:
+def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], keep: int = 2) -> Path:
     """Write checkpoint ``step`` below ``root``: ``write(folder)`` puts the weights, then ``state`` seals it.
 
     Keeps the newest ``keep`` checkpoints. Returns the finished folder.
@@ -57,7 +55,7 @@ def save_checkpoint(
                 os.fsync(handle.fileno())
     if final.exists():  # the same step again (a resumed run that ends where it began)
         shutil.rmtree(final)
-    os.replace(building, final)
+    building.replace(final)
     for old in list_checkpoints(root)[:-keep]:
         shutil.rmtree(old)
     return final

@@ -62,7 +62,9 @@ class Recorder:
                 temporary.write_text("".join(s + "\n" for s in kept))
         path = self.folder / "validation.parquet"
         rows = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=["step", "arm", "loss", "n"])
-        self.validation = rows[rows["step"] <= self.start].to_dict("records")
+        self.validation: list[dict[str, Any]] = [
+            {str(k): v for k, v in row.items()} for row in rows[rows["step"] <= self.start].to_dict("records")
+        ]
         self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
         self.bar = tqdm(total=self.config.steps, initial=self.start, desc="train", unit="step", mininterval=1)
         self.began = time.perf_counter()
@@ -81,7 +83,9 @@ class Recorder:
 
     def validate(self, step: int, losses: dict[str, torch.Tensor]) -> None:
         """Rewrite validation.parquet with the new rows."""
-        new = [{"step": step, "arm": arm, "loss": v.mean().item(), "n": len(v)} for arm, v in losses.items()]
+        new: list[dict[str, Any]] = [
+            {"step": step, "arm": arm, "loss": v.mean().item(), "n": len(v)} for arm, v in losses.items()
+        ]
         self.validation = [r for r in self.validation if r["step"] != step] + new
         with atomic(self.folder / "validation.parquet") as temporary:
             pd.DataFrame(self.validation).to_parquet(temporary, index=False)

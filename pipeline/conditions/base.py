@@ -15,8 +15,13 @@ Params = dict[str, Any]
 class Condition(Protocol):
     """A map extractor with parameters drawn per sample."""
 
-    name: str
-    binary: bool  # edges: 0 or 255, stored with one bit a pixel
+    @property
+    def name(self) -> str:
+        """Its name in the registry and its column."""
+
+    @property
+    def binary(self) -> bool:
+        """Edges: 0 or 255, stored with one bit a pixel."""
 
     def draw(self, rng: np.random.Generator) -> Params:
         """Draw this sample's parameters; JSON-able, so that the map can be made again from its row."""

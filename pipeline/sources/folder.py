@@ -16,7 +16,15 @@ from pipeline.io import CnlabError, fingerprint
 from pipeline.sources.base import Rejected, Sample
 
 #: Extension -> Pillow's format. Nothing else is opened, whatever a file claims to be.
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
 MAX_PIXELS = 64_000_000  # decompression-bomb cap; Pillow itself only warns at 89 million
 METADATA = ("metadata.jsonl", "metadata.csv")
 
@@ -42,7 +50,9 @@ class Folder:
     def fingerprint(self) -> str:
         """Of names, sizes, modification times and captions' text."""
         sidecars = [p.with_suffix(".txt") for p in self._files]
-        stats = [(p.relative_to(self.root).as_posix(), p.stat()) for p in (*self._files, *filter(Path.exists, sidecars))]
+        stats = [
+            (p.relative_to(self.root).as_posix(), p.stat()) for p in (*self._files, *filter(Path.exists, sidecars))
+        ]
         return fingerprint({"files": [(n, s.st_size, s.st_mtime_ns) for n, s in stats], "captions": self._captions})
 
     def load(self, key: str) -> Sample:

@@ -1,5 +1,6 @@
 """Floor textures: linear-light RGB as a function of the point on the floor. Low in contrast, so that
-edge maps speak of the objects first."""
+edge maps speak of the objects first.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ def _waves(x: Array, y: Array, phase: tuple[float, ...], scale: float) -> Array:
     total = np.zeros_like(x)
     for i, (kx, ky) in enumerate(((1.0, 0.7), (-0.6, 1.3), (1.7, -0.4), (0.3, -1.9))):
         total += np.sin(scale * (kx * x + ky * y) + 6.2832 * phase[i % len(phase)] * (i + 1))
-    return total / 4
+    return np.asarray(total / 4, dtype=np.float32)
 
 
-def _blend(dark: tuple[float, ...], light: tuple[float, ...], amount: Array) -> Array:
+def _blend(dark: tuple[float, ...], light: tuple[float, ...], amount: NDArray[np.floating]) -> Array:
     a, b = np.array(dark, np.float32)[:, None], np.array(light, np.float32)[:, None]
-    return a + (b - a) * np.clip(amount, 0, 1)
+    return np.asarray(a + (b - a) * np.clip(amount, 0, 1), dtype=np.float32)
 
 
 def floor_color(name: str, x: Array, y: Array, phase: tuple[float, ...]) -> Array:

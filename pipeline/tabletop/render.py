@@ -6,6 +6,7 @@ shadow rays only where the lamp's ray passes the object's bounding sphere. Every
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,16 +155,16 @@ def _shade_thing(scene: Scene, thing: Thing, points: Array, n: Array, v: Array) 
     halfway /= np.sqrt(dot(halfway, halfway))
     flash = lit * strength * np.maximum(dot(n, halfway), 0) ** np.float32(exponent) if strength else np.zeros_like(lit)
     if thing.material != "metallic":
-        return albedo * (0.30 + 0.16 * n[2] + 0.95 * facing * tint) + flash * tint
+        return np.asarray(albedo * (0.30 + 0.16 * n[2] + 0.95 * facing * tint) + flash * tint, np.float32)
     up = 2 * dot(n, v) * n[2] - v[2]  # z of the mirrored ray
     mirror = np.where(up > 0.05, 0.65 + 0.75 * np.clip(up, 0, 1) ** 2, 0.16 + 0.14 * np.clip(-up, 0, 1))
-    return albedo * (0.9 * mirror + 0.35 * facing * tint) + 0.9 * flash * tint
+    return np.asarray(albedo * (0.9 * mirror + 0.35 * facing * tint) + 0.9 * flash * tint, np.float32)
 
 
 def _shade(scene: Scene, cam: _Camera, t: Array, normal: Array, ids: NDArray[np.uint8]) -> Array:
     """Linear RGB (3, N) of every ray."""
     wall = np.array(scene.wall, np.float32)[:, None]
-    out = wall * (1.0 + 0.5 * np.clip(cam.rays[2:3] + 0.3, -0.3, 0.5))
+    out: Array = wall * (1.0 + 0.5 * np.clip(cam.rays[2:3] + 0.3, -0.3, 0.5))
     for i in range(1, len(scene.things) + 2):
         on = np.flatnonzero(ids == i)
         rays, ti = cam.rays[:, on], t[on]
@@ -177,7 +178,7 @@ def _shade(scene: Scene, cam: _Camera, t: Array, normal: Array, ids: NDArray[np.
 
 def srgb(linear: Array) -> NDArray[np.uint8]:
     """Linear light to 8-bit sRGB (IEC 61966-2-1), by a 4096-entry table."""
-    return _SRGB_TABLE[np.clip(linear * 4095 + 0.5, 0, 4095).astype(np.int16)]
+    return np.asarray(_SRGB_TABLE[np.clip(linear * 4095 + 0.5, 0, 4095).astype(np.int16)])
 
 
 _x = np.linspace(0, 1, 4096)
@@ -194,8 +195,8 @@ def render(scene: Scene, size: int = 128, supersample: int = 2) -> Render:
     t, normal, ids = _first_hits(scene, cam)
     linear = _shade(scene, cam, t, normal, ids)
     fine = linear.reshape(3, size, supersample, size, supersample)
-    mean = sum(fine[:, :, i, :, j] for i in range(supersample) for j in range(supersample)) / np.float32(supersample**2)
-    image = srgb(np.moveaxis(mean, 0, -1))
+    parts = [fine[:, :, i, :, j] for i in range(supersample) for j in range(supersample)]
+    image = srgb(np.moveaxis(functools.reduce(np.add, parts) / np.float32(supersample**2), 0, -1))
     pick = (slice(supersample // 2, None, supersample),) * 2
     point_ids = ids.reshape(wide, wide)[pick]
     classes = np.array([0, 1] + [2 + SHAPES.index(thing.shape) for thing in scene.things], np.uint8)

@@ -128,7 +128,7 @@ def _cap(o: Array, d: Array, r: float, z: Array) -> Hit:
 
 
 def _unit(v: Array) -> Array:
-    return v / np.maximum(np.sqrt(dot(v, v)), 1e-9)
+    return np.asarray(v / np.maximum(np.sqrt(dot(v, v)), 1e-9), dtype=np.float32)
 
 
 INTERSECT: dict[str, Callable[[Array, Array, float, float], Hit]] = {

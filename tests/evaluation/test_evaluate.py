@@ -173,6 +173,12 @@ def test_a_run_that_is_not_there(tmp_path: Path, clip_folder: Path) -> None:
         evaluate(settings(tmp_path / "none", clip_folder, tmp_path / "results"))
 
 
+def test_a_judge_that_is_not_there_is_found_out_before_painting(tmp_path: Path, run_folder: Path) -> None:
+    with pytest.raises(CnlabError, match="no CLIP model"):
+        evaluate(settings(run_folder, tmp_path / "no-clip", tmp_path / "results"))
+    assert not list(tmp_path.glob("results/generations/**/*.png"))
+
+
 def test_names_for_people() -> None:
     assert words("canny_f1_0px") == "canny F1 at 0 px ↑"
     assert words("preference") == "preference"

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from evaluation.data import Samples, derangement, file_of, load_samples, open_run, seed_of
 from evaluation.generate import Painter, Recipe, generate, identity, load_generated
@@ -114,6 +116,33 @@ def test_the_manifest_says_what_the_contract_says(
         assert {"file", "key", "text", "map_key", "seed"} <= set(entry)
         assert entry["map_key"] != entry["key"]
         assert (folder / entry["file"]).is_file()
+    other = [samples.keys.index(entry["map_key"]) for entry in manifest["images"]]
+    seeds = [entry["seed"] for entry in manifest["images"]]
+    expected = painter(list(samples.texts), samples.maps[other], seeds)  # own caption and noise, another's map
+    assert np.array_equal(load_generated(folder, samples, 0), expected)
+
+
+def test_the_autoencoder_is_fed_minus_one_to_one_and_read_back_likewise(painter: Painter, samples: Samples) -> None:
+    seen = []
+
+    class Through:
+        """An autoencoder without loss."""
+
+        def encode(self, pixels: torch.Tensor) -> SimpleNamespace:
+            seen.append((float(pixels.min()), float(pixels.max())))
+            return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: pixels))
+
+        def decode(self, latents: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(sample=latents)
+
+    wired = object.__new__(Painter)
+    wired.dtype = torch.float32
+    wired.pipe = SimpleNamespace(vae=Through(), device="cpu")
+    images = samples.images.copy()
+    images[:, 0, 0], images[:, 0, 1] = 0, 255
+    assert np.array_equal(wired.autoencode(images, 3), images)
+    assert seen == [(-1.0, 1.0)] * 2
+    assert painter.autoencode(samples.images, 2).shape == samples.images.shape
 
 
 def test_a_foreign_request_is_refused_finished_or_not(
@@ -155,6 +184,14 @@ def test_image_guards() -> None:
     with pytest.raises(CnlabError, match="image 1 of a batch holds NaN"):
         to_uint8(np.stack([np.zeros((2, 2, 3)), np.full((2, 2, 3), np.nan)]), "x")
     assert to_uint8(np.array([-0.1, 0.5, 1.2]).reshape(1, 1, 1, 3), "x").ravel().tolist() == [0, 128, 255]
+
+
+def test_a_prior_is_known_by_its_hash_not_by_its_place(run_folder: Path, samples: Samples, model_folder: Path) -> None:
+    run = open_run(run_folder)
+    assert run.model == str(model_folder)
+    assert run.dataset.name == "tiny"
+    assert job(run_folder, samples)["model"] == {"sha256": "x"}
+    assert str(model_folder) not in str(job(run_folder, samples))
 
 
 @pytest.mark.parametrize(

@@ -140,5 +140,6 @@ def test_normalised_places_arms_between_floor_and_ceiling() -> None:
 
     found = normalised(scores(0.5), scores(0.3), scores(0.7), "canny")
     assert found["canny_f1_2px_normalised"].value == pytest.approx(0.5)
+    assert normalised(scores(0.5), scores(0.7), scores(0.7), "canny") == {}  # floor at the ceiling: no scale
     bare = Scores(np.zeros(5), {}, np.zeros((5, 2), np.float32))
     assert normalised(bare, bare, bare, "depth") == {}

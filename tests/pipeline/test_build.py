@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ import pytest
 from PIL import Image
 
 from pipeline.build import Block, build, build_block, make_row
-from pipeline.config import DatasetConfig
 from pipeline.conditions import get_condition
+from pipeline.config import DatasetConfig
 from pipeline.dataset import Triplets
 from pipeline.io import CnlabError, read_json, sha256_file
 from pipeline.shards import decode_png
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*por
 
 
 def config(out: Path, **options: object) -> DatasetConfig:
-    return DatasetConfig(**{"size": "40", "eval_size": 12, "block": 16, "image_size": 64, "out": out, **options})  # type: ignore[arg-type]
+    return DatasetConfig(**{"size": "40", "eval_size": 12, "block": 16, "image_size": 64, "out": out, "workers": 0, **options})  # type: ignore[arg-type]
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -33,12 +32,12 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built with one worker."""
     out = tmp_path_factory.mktemp("clean")
     made = config(out, workers=1)
     build(made)
-    yield made.folder
+    return made.folder
 
 
 def test_one_and_two_workers_give_the_same_bytes(clean: Path, tmp_path: Path) -> None:
@@ -73,7 +72,7 @@ def test_again_does_nothing_and_a_foreign_config_is_refused(clean: Path) -> None
 
 
 def test_damaged_and_missing_shards_are_made_again(clean: Path, tmp_path: Path) -> None:
-    made = config(tmp_path, workers=1)
+    made = config(tmp_path)
     made.folder.mkdir(parents=True)
     identity = read_json(clean / "dataset.json")["fingerprint"]
     (made.folder / ".building.json").write_text(json.dumps({"fingerprint": identity}))
@@ -88,10 +87,10 @@ def test_damaged_and_missing_shards_are_made_again(clean: Path, tmp_path: Path) 
 
 
 def test_killed_build_goes_on_to_the_same_bytes(clean: Path, tmp_path: Path) -> None:
-    made = config(tmp_path, workers=1)
+    made = config(tmp_path)
     command = [
-        sys.executable, "-m", "pipeline.cli", "--size", "40", "--eval-size", "12", "--block", "16", "--image-size", "64",
-        "--out", str(tmp_path), "--workers", "1",
+        sys.executable, "-m", "pipeline.cli", "--size", "40", "--eval-size", "12", "--block", "16",
+        "--image-size", "64", "--out", str(tmp_path), "--workers", "0",
     ]  # fmt: skip
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -106,7 +105,7 @@ def test_killed_build_goes_on_to_the_same_bytes(clean: Path, tmp_path: Path) -> 
 
 
 def test_smaller_sizes_are_prefixes_of_larger_ones(clean: Path, tmp_path: Path) -> None:
-    small = config(tmp_path, size="24", workers=1)
+    small = config(tmp_path, size="24")
     build(small)
     keys = Triplets(clean).table("train", ["key"])["key"].to_pylist()
     assert Triplets(small.folder).table("train", ["key"])["key"].to_pylist() == keys[:24]
@@ -117,13 +116,13 @@ def test_folder_with_faults_fills_up_from_later_candidates(tmp_path: Path) -> No
     rng = np.random.default_rng(0)
     photos = tmp_path / "photos"
     photos.mkdir()
-    for i in range(40):
+    for i in range(60):
         noise = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((160, 120))
         noise.save(photos / f"photo number {i}.jpg", quality=90)
     for i in range(8):
         (photos / f"broken {i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
         Image.new("RGB", (100, 100), "grey").save(photos / f"flat {i}.png")
-    made = config(tmp_path, source=f"folder:{photos}", size="30", eval_size=4, eval_share=0.2, workers=1)
+    made = config(tmp_path, source=f"folder:{photos}", size="30", eval_size=4, eval_share=0.2)
     header = build(made)
     assert header["counts"]["train"] == 30
     assert header["rejects"].keys() == {"not_image", "uniform"} or header["rejects"].keys() == {"decode", "uniform"}
@@ -138,7 +137,7 @@ def test_an_empty_result_is_an_error_not_a_dataset(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     Image.new("RGB", (100, 100), "grey").save(photos / "flat.png")
-    made = config(tmp_path, source=f"folder:{photos}", workers=1)
+    made = config(tmp_path, source=f"folder:{photos}")
     with pytest.raises(CnlabError, match="0 train and 0 eval"):
         build(made)
     assert not (made.folder / "dataset.json").exists()

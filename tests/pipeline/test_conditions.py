@@ -31,7 +31,9 @@ def test_map_is_a_function_of_image_and_recorded_parameters(name: str, picture: 
 
 
 def test_canny_is_opencvs_at_the_recorded_thresholds(picture: np.ndarray) -> None:
-    assert np.array_equal(get_condition("canny").extract(picture, {"low": 80, "high": 170}), cv2.Canny(picture, 80, 170))
+    assert np.array_equal(
+        get_condition("canny").extract(picture, {"low": 80, "high": 170}), cv2.Canny(picture, 80, 170)
+    )
 
 
 def test_canny_thresholds_spread_over_their_range() -> None:

@@ -54,7 +54,10 @@ def test_foreign_and_damaged_headers(tmp_path: Path) -> None:
 
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
-    code = f"from pathlib import Path; from pipeline.io import lock_folder\nwith lock_folder(Path({str(tmp_path)!r})): pass"
+    code = (
+        "from pathlib import Path; from pipeline.io import lock_folder\n"
+        f"with lock_folder(Path({str(tmp_path)!r})): pass"
+    )
     with lock_folder(tmp_path):
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "in use by another process" in found.stderr

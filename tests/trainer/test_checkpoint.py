@@ -19,7 +19,9 @@ from trainer.schedule import learning_rate
 
 
 def put(root: Path, step: int, keep: int = 2) -> Path:
-    return save_checkpoint(root, step, lambda p: save_tensors({"w": torch.full((2,), step)}, p / "w.safetensors"), {}, keep)
+    return save_checkpoint(
+        root, step, lambda p: save_tensors({"w": torch.full((2,), step)}, p / "w.safetensors"), {}, keep
+    )
 
 
 def test_rotation_keeps_the_newest(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ def test_first_gradients_reach_zero_convolutions_only_and_the_copy_after_one_ste
         torch.nn.functional.mse_loss(predict(prior, control, batch), target).backward()
 
     backward()
-    zero = [p for n, p in control.named_parameters() if n.startswith(("controlnet_down_blocks", "controlnet_mid_block"))]
+    zero = [
+        p for n, p in control.named_parameters() if n.startswith(("controlnet_down_blocks", "controlnet_mid_block"))
+    ]
     copy = [p for n, p in control.named_parameters() if n.startswith(("down_blocks", "mid_block", "conv_in"))]
     assert all(p.grad is not None and p.grad.any() for p in zero)
     assert not any(p.grad is not None and p.grad.any() for p in copy)

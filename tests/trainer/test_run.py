@@ -94,7 +94,9 @@ def test_stopped_anywhere_and_resumed_is_bit_equal(
 
 
 @pytest.mark.slow
-def test_sigkill_then_the_same_command_is_bit_equal(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_sigkill_then_the_same_command_is_bit_equal(
+    config: TrainConfig, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     config = replace(config, sample_every=0, steps=40, save_every=5)
     whole = run_training(replace(config, out=tmp_path_factory.mktemp("whole")))
     code = (

@@ -1,0 +1,1 @@
+"""How the shipped tabletop models were made."""

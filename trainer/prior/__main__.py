@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tyro
 
-from pipeline.io import run_cli
+from pipeline.io import run_cli, write_json
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,25 @@ def _train(config: PriorConfig) -> None:
     if not states.exists():
         np.save(states, encode_texts(clip.text_model, token_ids(tokenizer, captions)))
     empty = encode_texts(clip.text_model, token_ids(tokenizer, [""]))[0]
-    unet = train_unet(np.load(moments, mmap_mode="r"), np.load(states, mmap_mode="r"), empty, vae.config.scaling_factor, work / "unet")
+    write_json(config.weights / "training.json", _history(config.count))
+    unet = train_unet(
+        np.load(moments, mmap_mode="r"), np.load(states, mmap_mode="r"), empty, vae.config.scaling_factor, work / "unet"
+    )
     save_sd(unet, vae, clip, tokenizer, config.weights / "tabletop-sd")
+
+
+def _history(count: int) -> dict[str, str]:
+    """A sentence a model on how long it was trained, for the cards."""
+    from trainer.prior import clip, unet, vae
+
+    said = {
+        name: f"{part.CONFIG.steps} steps of {part.CONFIG.batch}, peak learning rate {part.CONFIG.lr:g}"
+        for name, part in (("clip", clip), ("vae", vae), ("unet", unet))
+    }
+    return {
+        "clip": f"{count} renders; {said['clip']}; seed {clip.CONFIG.seed}.",
+        "sd": f"{count} renders; autoencoder: {said['vae']}; UNet: {said['unet']}; seed {unet.CONFIG.seed}.",
+    }
 
 
 def main() -> None:

@@ -58,9 +58,7 @@ def fit(name: str, folder: Path, model: nn.Module, loss_of: LossFunction, config
     Checkpoints go to ``folder``/step-*; running again goes on from the newest, with the same batches and noise.
     """
     params = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        params, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW(params, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
     ema = EMAModel(params, decay=config.ema_decay)
     start = 0
     if found := latest_checkpoint(folder):
@@ -82,7 +80,7 @@ def fit(name: str, folder: Path, model: nn.Module, loss_of: LossFunction, config
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config.lr, config.warmup, config.steps, "cosine")
         loss, figures = loss_of(step, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(params, config.clip)
         if torch.isfinite(norm):
             optimizer.step()

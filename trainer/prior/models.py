@@ -12,8 +12,7 @@ import json
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from tokenizers import Regex
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 IMAGE_SIZE = 128
@@ -119,7 +118,7 @@ def build_unet() -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=(2, 2, 4, 4),  # numbers of heads, as in SD's own configs 
+        attention_head_dim=(2, 2, 4, 4),  # numbers of heads, as in SD's own configs
         norm_num_groups=16,
     )
 

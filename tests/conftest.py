@@ -140,7 +140,8 @@ def write_run(folder: Path, model: Path, dataset: Path, seed: int = 0) -> Path:
             torch.nn.init.normal_(parameter, std=0.5)
     controlnet.save_pretrained(folder / "checkpoints" / "step-0000010")
     where = {"path": str(dataset), "name": "tiny", "fingerprint": "dataset-mark"}
-    config = {"model": {"path": str(model), "weights_sha256": "x"}, "dataset": where, "learning_rate": 1e-4}
+    options = {"model": str(model), "dataset": str(dataset), "lr": 1e-4}
+    config = {"config": options, "model": {"path": str(model), "sha256": "x"}, "dataset": where}
     write_json(folder / "config.json", {**config, "fingerprint": f"run-mark-{seed}", "version": "0", "commit": "c"})
     summary = {
         "step": 10, "fingerprint": f"run-mark-{seed}", "train_seed": seed, "dataset": "tiny", "condition": "canny",

@@ -1,0 +1,1 @@
+"""Side-by-side timings; each script appends what it measured to RESULTS.md."""
