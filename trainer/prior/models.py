@@ -132,6 +132,7 @@ def build_scheduler() -> DDIMScheduler:
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,
+        steps_offset=1,  # as in SD 1.x; diffusers warns of 0 though trailing spacing does not use it
         prediction_type="v_prediction",
         timestep_spacing="trailing",  # few-step samplers start at pure noise (Lin et al., 2024, section 3.3)
     )
