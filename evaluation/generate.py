@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -160,17 +159,14 @@ class Painter:
         if self.controlled:
             # (B, 3, S, S) float in [0, 1], what the pipeline's own processor makes of a PIL picture
             call["image"] = torch.from_numpy(maps).permute(0, 3, 1, 2).to(self.dtype) / 255
-        with warnings.catch_warnings():
-            # diffusers 0.42's UniPC hands tensors to np.array in a way that NumPy 2 deprecates
-            warnings.filterwarnings("ignore", "__array__ implementation doesn't accept", DeprecationWarning)
-            found = self.pipe(
-                **call,
-                height=size,
-                width=size,
-                num_inference_steps=self.recipe.steps,
-                guidance_scale=self.recipe.guidance,
-                output_type="np",
-            )
+        found = self.pipe(
+            **call,
+            height=size,
+            width=size,
+            num_inference_steps=self.recipe.steps,
+            guidance_scale=self.recipe.guidance,
+            output_type="np",
+        )
         return to_uint8(found.images, "generation")
 
     def autoencode(self, images: Pictures, batch: int) -> Pictures:

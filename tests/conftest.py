@@ -63,6 +63,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "fingerprint": "dataset-mark",
         "conditions": ["canny"],
         "image_size": SIZE,
+        "counts": {"train": TRAIN, "eval": EVAL},
         "shards": shards,
     }
     write_json(folder / "dataset.json", header)

@@ -29,13 +29,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Put tensors from `optimizer_tensors` back. Raises ValueError when they belong to another model."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        if int(index) >= len(params):
+            raise ValueError(f"optimizer state names parameter {index} but the model has {len(params)}")
+        param = params[int(index)]
+        if value.shape == param.shape:
+            # fused kernels walk moments and weights in memory order, so their strides must agree (channels_last)
+            value = torch.empty_like(param, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
-    count = sum(len(g["params"]) for g in optimizer.param_groups)
-    if state and max(state) >= count:
-        raise ValueError(f"optimizer state names parameter {max(state)} but the model has {count}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

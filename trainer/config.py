@@ -11,11 +11,17 @@ from pipeline.io import CnlabError, fingerprint, parse_size
 #: One row a family of priors. `tabletop` is measured (docs/log.md); `sd` is the paper's: AdamW at 1e-5, batch 4, half
 #: of the prompts dropped, hint encoder (16, 32, 96, 256) as in the released code (controlnet.md, A1 and A2).
 PRESETS: dict[str, dict[str, Any]] = {
-    "tabletop": {"steps": 400, "batch": 16, "lr": 5e-4, "warmup": 20, "schedule": "cosine", "hint": (8, 16, 32, 64)},
-    "sd": {"steps": 10_000, "batch": 4, "lr": 1e-5, "warmup": 0, "schedule": "constant", "hint": (16, 32, 96, 256)},
-}
+    "tabletop": {
+        "steps": 400, "batch": 16, "lr": 1e-3, "warmup": 20, "schedule": "cosine",
+        "hint": (8, 16, 32, 64), "hint_init": "gaussian",
+    },
+    "sd": {
+        "steps": 10_000, "batch": 4, "lr": 1e-5, "warmup": 0, "schedule": "constant",
+        "hint": (16, 32, 96, 256), "hint_init": "released",
+    },
+}  # fmt: skip
 #: Options that say how a run is carried out or watched, not what it computes.
-OPERATIONAL = ("dataset", "out", "name", "save_every", "keep", "log_every", "sample_every", "samples", "dry_run")
+OPERATIONAL = ("dataset", "out", "name", "save_every", "log_every", "sample_every", "samples", "dry_run")
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,13 @@ class TrainConfig:
     warmup: int | None = None  # steps of linear warm-up
     schedule: str | None = None  # constant or cosine
     hint: tuple[int, ...] | None = None  # channels of the hint encoder
+    hint_init: str | None = None  # released (as in diffusers) or gaussian (keeps the variance, paper section 3.2)
     prompt_drop: float = 0.5  # share of prompts replaced by "" (paper, section 3.3), redrawn at every visit
     clip: float = 1.0  # gradient norm above which gradients are scaled down
     seed: int = 0  # of weights, order, noise, timesteps and dropping
     precision: str = "fp32"  # fp32 or bf16 (autocast)
     device: str = "auto"  # auto, cpu, cuda
     save_every: int = 100  # steps between checkpoints
-    keep: int = 2  # checkpoints kept
     log_every: int = 10  # steps between lines of log.jsonl
     validate_every: int = 100  # steps between held-out losses
     validation_samples: int = 64  # held-out samples for them
@@ -55,13 +61,15 @@ class TrainConfig:
             raise CnlabError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
         filled = {k: v for k, v in PRESETS[preset].items() if getattr(self, k) is None}
         config = replace(self, preset=preset, **filled)
-        for name in ("steps", "batch", "save_every", "keep", "log_every", "validate_every", "validation_samples"):
+        for name in ("steps", "batch", "save_every", "log_every", "validate_every", "validation_samples"):
             if getattr(config, name) < 1:
                 raise CnlabError(f"{name.replace('_', '-')} must be at least 1")
         if not 0 <= config.prompt_drop <= 1:
             raise CnlabError(f"prompt-drop {config.prompt_drop} must lie in [0, 1]")
         if config.schedule not in ("constant", "cosine"):
             raise CnlabError(f"schedule {config.schedule!r} must be constant or cosine")
+        if config.hint_init not in ("released", "gaussian"):
+            raise CnlabError(f"hint-init {config.hint_init!r} must be released or gaussian")
         if config.precision not in ("fp32", "bf16"):
             raise CnlabError(f"precision {config.precision!r} must be fp32 or bf16")
         if not config.dataset.is_dir():

@@ -110,7 +110,7 @@ def _save(root: Path, step: int, control: ControlNetModel, optimizer: torch.opti
         control.save_pretrained(place)
         save_tensors(optimizer_tensors(optimizer), place / "optimizer.safetensors")
 
-    save_checkpoint(root, step, write, {"seed": run.seed}, run.keep)
+    save_checkpoint(root, step, write, {"seed": run.seed})
 
 
 def _restore(root: Path, control: ControlNetModel, optimizer: torch.optim.Optimizer) -> int:
@@ -163,7 +163,7 @@ def _config_record(config: TrainConfig, triplets: Triplets, model: str, identity
 
 def _fit(config: TrainConfig, triplets: Triplets, prior: Prior, folder: Path, model: str) -> None:
     assert config.hint is not None and config.lr is not None
-    control = build_controlnet(prior.unet, config.hint, config.seed).to(memory_format=torch.channels_last)
+    control = build_controlnet(prior.unet, config.hint, config.seed, config.hint_init or "released").to(memory_format=torch.channels_last)
     prior.unet.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(control.parameters(), lr=config.lr, weight_decay=1e-2, fused=True)
     items = load_items(triplets, "train", config.subset_size, prior, model)

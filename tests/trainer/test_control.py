@@ -135,3 +135,18 @@ def test_cuda_predicts_what_the_cpu_predicts(model_folder: Path, prior: Prior) -
     here = predict(prior, control, batch)
     there = predict(theirs, build_controlnet(theirs.unet, HINT, 0), {k: v.cuda() for k, v in batch.items()})
     assert torch.allclose(here, there.cpu(), atol=1e-3)
+
+
+def test_gaussian_hint_encoder_keeps_the_signal_and_the_identity(prior: Prior) -> None:
+    edges = (torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(0)) < 0.1).float().expand(-1, 3, -1, -1)
+    spread = {}
+    for init in ("released", "gaussian"):
+        encoder = build_controlnet(prior.unet, (16, 32, 32, 32), 0, init).controlnet_cond_embedding
+        with torch.no_grad():
+            features = torch.nn.functional.silu(encoder.conv_in(edges))
+            for layer in encoder.blocks:
+                features = torch.nn.functional.silu(layer(features))
+            assert not encoder.conv_out(features).any()  # still zero at the start
+        spread[init] = features.std((0, 2, 3)).mean().item()
+    assert spread["gaussian"] > 20 * spread["released"]
+    assert 0.02 < spread["gaussian"] < 1

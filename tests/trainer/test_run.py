@@ -54,7 +54,8 @@ def test_a_run_leaves_what_the_contract_says(config: TrainConfig) -> None:
     assert list(rows["step"].unique()) == [0, 3, 6, 7]
     start = rows[rows["step"] == 0].set_index("arm")["loss"]
     assert start["true"] == start["none"] == start["shuffled"]
-    assert Image.open(folder / "samples" / "step-0000004.png").size[1] > 3 * 64
+    with Image.open(folder / "samples" / "step-0000004.png") as grid:
+        assert grid.size[1] > 3 * 64
     summary = read_json(folder / "summary.json")
     assert summary["step"] == 7
     assert (folder / summary["checkpoint"] / "config.json").exists()
