@@ -60,9 +60,9 @@ tags:
 # tabletop-clip
 
 A small CLIP (64 patches of 16 pixels at 128 x 128; 32 tokens; 128-dimensional embeddings) trained on captions of
-rendered still lifes. Its text tower conditions tabletop-sd; with its image tower it is controlnet-lab's default judge of
-the CLIP score. Contrastive loss with swapped captions as hard negatives (two colours, shapes, materials or sizes of
-one caption exchanged). {training}
+rendered still lifes. Its text tower conditions tabletop-sd; with its image tower it is controlnet-lab's default judge
+of the CLIP score. Contrastive loss with swapped captions as hard negatives (two colours, shapes, materials or sizes
+of one caption exchanged). {training}
 
 ## Measured
 
@@ -87,12 +87,12 @@ def write_cards(weights: Path, figures: dict[str, Any], training: dict[str, str]
     seeds     of the training and of the held-out world
     """
     retrieval = _row("caption retrieval R@1 of 64", figures["retrieval_at_1_of_64"])
-    rows = [_row("autoencoder PSNR, dB", figures["reconstruction_psnr_db"])]
-    for kind in figures["caption_accuracy"]["renders"]:
-        for of in ("samples", "renders"):
-            rows.append(_row(f"{kind} accuracy of {of}", figures["caption_accuracy"][of][kind]))
-    for name in ("samples", "floor"):
-        rows.append(_row(f"kid_lite0 x1000, {name}", figures["kid_lite0_x1000"][name]))
+    accuracy, distance = figures["caption_accuracy"], figures["kid_lite0_x1000"]
+    rows = [
+        _row("autoencoder PSNR, dB", figures["reconstruction_psnr_db"]),
+        *(_row(f"{kind} accuracy of {of}", accuracy[of][kind]) for kind in accuracy["renders"] for of in accuracy),
+        *(_row(f"kid_lite0 x1000, {name}", distance[name]) for name in ("samples", "floor")),
+    ]
     sampler = {k: figures["sampler"][k] for k in ("scheduler", "steps", "guidance")}
     card = SD_CARD.format(
         train_seed=seeds[0], held_out_seed=seeds[1], training=training["sd"], rows="\n".join(rows), **sampler

@@ -163,7 +163,9 @@ def _config_record(config: TrainConfig, triplets: Triplets, model: str, identity
 
 def _fit(config: TrainConfig, triplets: Triplets, prior: Prior, folder: Path, model: str) -> None:
     assert config.hint is not None and config.lr is not None
-    control = build_controlnet(prior.unet, config.hint, config.seed, config.hint_init or "released").to(memory_format=torch.channels_last)
+    control = build_controlnet(prior.unet, config.hint, config.seed, config.hint_init or "released").to(
+        memory_format=torch.channels_last
+    )
     prior.unet.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(control.parameters(), lr=config.lr, weight_decay=1e-2, fused=True)
     items = load_items(triplets, "train", config.subset_size, prior, model)

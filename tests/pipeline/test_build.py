@@ -24,7 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*por
 
 
 def config(out: Path, **options: object) -> DatasetConfig:
-    return DatasetConfig(**{"size": "40", "eval_size": 12, "block": 16, "image_size": 64, "out": out, "workers": 0, **options})  # type: ignore[arg-type]
+    return DatasetConfig(
+        **{"size": "40", "eval_size": 12, "block": 16, "image_size": 64, "out": out, "workers": 0, **options}
+    )  # type: ignore[arg-type]
 
 
 def sums(folder: Path) -> dict[str, str]:

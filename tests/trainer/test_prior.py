@@ -83,7 +83,7 @@ def test_renders_resume_after_a_kill(tmp_path: Path) -> None:
     assert np.array_equal(images[7], render(sample_scene(3, 7), 32).image)
     ledger = tmp_path / "captions-3-300-32.jsonl"
     whole = np.array(images)
-    kept = [s for s in ledger.read_text().splitlines() if s][0]
+    kept = next(s for s in ledger.read_text().splitlines() if s)
     ledger.write_text(kept + '\n{"start": 250, "capt')  # the kill came in the middle of a line
     broken = np.lib.format.open_memmap(tmp_path / "images-3-300-32.npy", mode="r+")
     missing = slice(250, 300) if json.loads(kept)["start"] == 0 else slice(0, 250)
