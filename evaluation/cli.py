@@ -30,10 +30,12 @@ def evaluate(config: EvalConfig) -> None:
     written = score_all(work)
     if made or written:
         draw_run(work)
-    report = write_report(config.results)
+    report, table = config.results / "report.html", config.results / "results.parquet"
+    if made or written or not report.exists() or report.stat().st_mtime_ns < table.stat().st_mtime_ns:
+        write_report(config.results)
     print(f"made {made} pictures, wrote {written} rows" if made or written else "nothing to do: all of it is there")
     _print_rows(config, work.run.id)
-    print(f"table:  {config.results / 'results.parquet'}\nreport: {report}")
+    print(f"table:  {table}\nreport: {report}")
 
 
 def _hush() -> None:

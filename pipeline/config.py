@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.io import CnlabError, fingerprint, format_size, parse_size
 
 FORMAT = 1  # of the folder's layout; raised when old folders can no longer be read
+EVAL_SHARE = {"tabletop": 1 / 32}  # a world is large; a folder of photographs is not
 RESERVED_SEEDS = 700_000  # from here on: worlds the shipped prior was trained and tested on
 
 
@@ -27,7 +28,7 @@ class DatasetConfig:
     workers: int = 2  # local Dask processes; 0: no cluster, work in this process
     scheduler: str = ""  # address of a running Dask scheduler, e.g. tcp://host:8786; empty: a local cluster
     block: int = 256  # candidates a task and a shard
-    eval_share: float = 1 / 32  # share of all keys that is kept for evaluation
+    eval_share: float = 0.0  # share of all keys kept for evaluation; 0: 1/32 of tabletop, a tenth of a folder
     min_side: int = 64  # pixels; smaller images are rejected as too_small
     max_aspect: float = 3.0  # longer side over shorter; above it: aspect
     min_caption: int = 3  # characters; below it: caption_empty
@@ -48,6 +49,8 @@ class DatasetConfig:
             raise CnlabError(f"image-size {self.image_size} must be a multiple of 8 and at least 32")
         if not self.condition or len(set(self.condition)) != len(self.condition):
             raise CnlabError("condition needs at least one name, each only once")
+        if self.eval_share == 0:
+            object.__setattr__(self, "eval_share", EVAL_SHARE.get(self.source.partition(":")[0], 0.1))
         if not 0 < self.eval_share < 1:
             raise CnlabError(f"eval-share {self.eval_share} must lie between 0 and 1")
 

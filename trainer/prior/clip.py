@@ -15,7 +15,7 @@ from pipeline.tabletop.scene import COLORS, MATERIALS, SHAPES, SIZES
 from trainer.prior.fit import FitConfig, batch_indices, fit
 from trainer.prior.models import TOKENS, build_clip, swapped
 
-CONFIG = FitConfig(steps=3000, lr=1e-3, batch=128, warmup=150, ema_decay=0.995, weight_decay=0.05)
+CONFIG = FitConfig(steps=850, lr=1e-3, batch=128, warmup=150, ema_decay=0.995, weight_decay=0.05)
 SWAPS = (tuple(COLORS), SHAPES, MATERIALS, SIZES)
 #: CLIP's own normalisation (openai/clip-vit-base-patch32), sRGB in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
