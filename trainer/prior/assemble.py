@@ -14,16 +14,17 @@ from trainer.prior.clip import MEAN, STD
 from trainer.prior.models import IMAGE_SIZE, build_scheduler
 
 
-def _declare_float32(folder: Path) -> None:
-    """Have the half-precision files loaded as float32: transformers otherwise follows the stored type."""
+def _tidy_configs(folder: Path) -> None:
+    """Have half-precision files loaded as float32 (transformers follows the stored type) and drop local paths."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
         if "model_type" in config:
             config["dtype"] = "float32"
             for part in ("text_config", "vision_config"):
                 if part in config:
                     config[part]["dtype"] = "float32"
-            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -35,7 +36,7 @@ def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     CLIPImageProcessor(
         size=size, crop_size=size, do_center_crop=False, image_mean=list(MEAN), image_std=list(STD)
     ).save_pretrained(folder)
-    _declare_float32(folder)
+    _tidy_configs(folder)
 
 
 def save_sd(
@@ -57,4 +58,4 @@ def save_sd(
     ).to(torch.float16)
     pipe.save_pretrained(folder)
     pipe.to(torch.float32)
-    _declare_float32(folder)
+    _tidy_configs(folder)
