@@ -102,7 +102,8 @@ def draw_curves(run: Run, path: Path) -> bool:
 def draw_bars(groups: list[tuple[str, pd.DataFrame]], path: Path) -> None:
     """A panel a metric: a point for each run name with its interval. ``groups`` holds (title, rows)."""
     heights = [0.3 * len(rows) + 0.9 for _, rows in groups]
-    figure, axes = _figure(heights, 4.6)
+    longest = max(len(str(run)) for _, rows in groups for run in rows.run)
+    figure, axes = _figure(heights, 4.0 + 0.07 * longest)  # inches: room for the plot beside its labels
     for axis, (title, rows) in zip(axes, groups, strict=True):
         limits = rows[["value", "ci_low", "ci_high"]].astype("float64")
         limits = limits.fillna({"ci_low": limits.value, "ci_high": limits.value})  # a single sample has no interval
@@ -112,7 +113,7 @@ def draw_bars(groups: list[tuple[str, pd.DataFrame]], path: Path) -> None:
             axis.plot([value], [place], "o", color=colour)
         axis.set_yticks(range(len(rows)), _labels(rows))
         axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.set_title(title)
+        axis.set_title(title, loc="left")
         axis.grid(axis="x", alpha=0.3)
     save(figure, path)
 
