@@ -28,10 +28,10 @@ from evaluation.metrics.kernel import kernel_estimate
 from evaluation.prior_cards import write_cards
 from pipeline.io import read_json, run_cli, write_json
 from pipeline.tabletop.scene import COLORS, FLOORS, SHAPES
+from trainer.data import to_model_range
 from trainer.models import WEIGHTS
 from trainer.prior.clip import clip_pixels, token_ids
 from trainer.prior.renders import HELD_OUT_SEED, TRAIN_SEED, renders
-from trainer.prior.vae import vae_pixels
 
 STEPS, GUIDANCE = 20, 4.0
 
@@ -104,7 +104,7 @@ def reconstruction(vae: AutoencoderKL, images: NDArray[np.uint8]) -> dict[str, A
     """PSNR in dB of encode-decode, mean over images with a 95% normal interval."""
     values = []
     for i in range(0, len(images), 32):
-        x = vae_pixels(images[i : i + 32])
+        x = to_model_range(images[i : i + 32])
         y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
         values.append(10 * torch.log10(4 / (x - y).square().mean((1, 2, 3))))
     psnr = torch.cat(values)

@@ -22,7 +22,7 @@ from trainer.models import Prior
 
 def to_model_range(images: NDArray[np.uint8]) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1], what the autoencoder takes."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def map_tensor(png: bytes) -> Tensor:

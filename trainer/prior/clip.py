@@ -24,7 +24,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 def clip_pixels(images: NDArray[np.uint8]) -> Tensor:
     """(B, S, S, 3) uint8 -> (B, 3, S, S) float32, CLIP-normalised."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    x = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 

@@ -23,6 +23,7 @@ from trainer.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from trainer.data import Order
 from trainer.schedule import learning_rate
 
 #: (step, generator) -> loss and further figures to log; the generator is seeded from (seed, step).
@@ -45,11 +46,8 @@ class FitConfig:
 
 
 def batch_indices(config: FitConfig, step: int, count: int) -> np.ndarray:
-    """Which training samples step ``step`` sees: epochs are permutations drawn from (seed, epoch)."""
-    positions = np.arange(step * config.batch, (step + 1) * config.batch)
-    epochs = positions // count
-    orders = {int(e): np.random.default_rng([config.seed, int(e)]).permutation(count) for e in np.unique(epochs)}
-    return np.array([orders[int(e)][p % count] for e, p in zip(epochs, positions, strict=True)])
+    """Which training samples step ``step`` sees, the same in every run."""
+    return np.array(next(iter(Order(count, config.batch, config.seed, step, step + 1))))
 
 
 def fit(name: str, folder: Path, model: nn.Module, loss_of: LossFunction, config: FitConfig) -> None:

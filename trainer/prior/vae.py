@@ -15,17 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import trange
 
+from trainer.data import to_model_range
 from trainer.prior.fit import FitConfig, batch_indices, fit
 from trainer.prior.models import build_vae
 
 CONFIG = FitConfig(steps=7000, lr=1.5e-3, batch=8, warmup=100, ema_decay=0.998, weight_decay=0.0)
 CROP, CROP_SHARE = 64, 0.9  # pixels; share of the steps that see crops
 KL_WEIGHT = 1e-4  # per latent element against a per-pixel L1
-
-
-def vae_pixels(images: NDArray[np.uint8]) -> Tensor:
-    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32 in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def gradient_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -40,7 +36,7 @@ def train_vae(images: NDArray[np.uint8], work: Path) -> AutoencoderKL:
     model = build_vae()
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        x = vae_pixels(images[np.sort(batch_indices(CONFIG, step, len(images)))])
+        x = to_model_range(images[np.sort(batch_indices(CONFIG, step, len(images)))])
         if step < CROP_SHARE * CONFIG.steps:
             top, left = (int(v) for v in torch.randint(0, x.shape[-1] - CROP + 1, (2,), generator=generator))
             x = x[..., top : top + CROP, left : left + CROP]
@@ -65,6 +61,6 @@ def encode_moments(vae: AutoencoderKL, images: NDArray[np.uint8], batch: int = 6
     out = []
     for start in trange(0, len(images), batch, desc="encoding", unit="batch", mininterval=5):
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(vae_pixels(images[start : start + batch])).latent_dist
+            posterior = vae.encode(to_model_range(images[start : start + batch])).latent_dist
         out.append(torch.cat([posterior.mean, posterior.std], 1).half().numpy())
     return np.concatenate(out)
