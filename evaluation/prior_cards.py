@@ -46,7 +46,9 @@ KID on EfficientNet-Lite0 features (not Inception); the floor is two disjoint se
 
 ## Limits
 
-Three objects are often merged or one is missing; materials are learned last; text of more than 32 tokens is cut.
+Text of more than 32 tokens is cut. Of the words of a caption, floors and colours are learned first, shapes later,
+materials last; neighbouring objects merge. The rows above say how far this copy has come: it puts {shape} of the
+shapes right by a judge that itself gets {judge} of the shapes of true renders.
 """
 
 CLIP_CARD = """---
@@ -70,7 +72,9 @@ of one caption exchanged). {training}
 |---|---|---|---|
 {rows}
 
-Retrieval: image to text among 64 held-out captions. It says nothing about any picture but tabletop's.
+Retrieval: image to text among 64 held-out captions. Accuracy: share of words of that kind, in captions of true
+renders, that win against every other word of the kind in their place (chance: colour 1/8, shape 1/5, floor 1/5).
+It says nothing about any picture but tabletop's.
 """
 
 
@@ -86,18 +90,27 @@ def write_cards(weights: Path, figures: dict[str, Any], training: dict[str, str]
     training  a sentence a model on how long it was trained: keys ``clip`` and ``sd``
     seeds     of the training and of the held-out world
     """
-    retrieval = _row("caption retrieval R@1 of 64", figures["retrieval_at_1_of_64"])
     accuracy, distance = figures["caption_accuracy"], figures["kid_lite0_x1000"]
     rows = [
         _row("autoencoder PSNR, dB", figures["reconstruction_psnr_db"]),
         *(_row(f"{kind} accuracy of {of}", accuracy[of][kind]) for kind in accuracy["renders"] for of in accuracy),
         *(_row(f"kid_lite0 x1000, {name}", distance[name]) for name in ("samples", "floor")),
     ]
+    judge = [
+        _row("caption retrieval R@1 of 64", figures["retrieval_at_1_of_64"]),
+        *(_row(f"{kind} accuracy", accuracy["renders"][kind]) for kind in accuracy["renders"]),
+    ]
     sampler = {k: figures["sampler"][k] for k in ("scheduler", "steps", "guidance")}
     card = SD_CARD.format(
-        train_seed=seeds[0], held_out_seed=seeds[1], training=training["sd"], rows="\n".join(rows), **sampler
+        shape=accuracy["samples"]["shape"]["value"],
+        judge=accuracy["renders"]["shape"]["value"],
+        train_seed=seeds[0],
+        held_out_seed=seeds[1],
+        training=training["sd"],
+        rows="\n".join(rows),
+        **sampler,
     )
-    texts = {"tabletop-sd": card, "tabletop-clip": CLIP_CARD.format(training=training["clip"], rows=retrieval)}
+    texts = {"tabletop-sd": card, "tabletop-clip": CLIP_CARD.format(training=training["clip"], rows="\n".join(judge))}
     for folder, text in texts.items():
         with atomic(weights / folder / "README.md") as temporary:
             temporary.write_text(text)
