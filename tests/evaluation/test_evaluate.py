@@ -103,8 +103,8 @@ def test_a_lost_row_group_is_scored_again_without_painting(
     evaluate(settings(run_folder, clip_folder, copy))
     assert "made 0 pictures, wrote 10 rows" in capsys.readouterr().out
     again = read_results(copy)
-    # matrix products may differ in the last bit with the alignment of memory, nothing else may differ
-    pd.testing.assert_frame_equal(again.drop(columns="commit"), table.drop(columns="commit"), rtol=1e-9, atol=1e-9)
+    # float32 embeddings may differ in their last bits with the alignment of memory; nothing else may differ
+    pd.testing.assert_frame_equal(again.drop(columns="commit"), table.drop(columns="commit"), rtol=1e-6, atol=1e-6)
 
 
 def test_other_settings_in_the_same_folder_are_refused(results: Path, run_folder: Path, clip_folder: Path) -> None:
