@@ -99,7 +99,6 @@ def test_fit_resumes_bit_equal(tmp_path: Path) -> None:
     target = torch.tensor([[1.0, -2.0, 0.5]])
 
     def run(folder: Path, dies_at: int | None = None) -> torch.Tensor:
-        folder.mkdir(exist_ok=True)
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 1)
 

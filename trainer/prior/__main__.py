@@ -22,10 +22,12 @@ class PriorConfig:
     work: Path = Path("prior-work")  # renders, caches, checkpoints: about 4 GB
     weights: Path = Path(__file__).parent / "weights"  # where the finished models go
     count: int = 30_000  # training renders
+    reuse: bool = False  # keep the shipped CLIP and autoencoder, train only the UNet
 
 
 def _train(config: PriorConfig) -> None:
     import numpy as np
+    import torch
     from diffusers import AutoencoderKL
     from transformers import CLIPModel, CLIPTokenizer
 
@@ -38,13 +40,15 @@ def _train(config: PriorConfig) -> None:
 
     work = config.work
     images, captions = renders(work, TRAIN_SEED, config.count)
-    clip_folder, vae_folder = config.weights / "tabletop-clip", work / "vae-final"
+    shipped = config.weights / "tabletop-clip", config.weights / "tabletop-sd" / "vae"
+    clip_folder, vae_folder = shipped if config.reuse else (work / "clip-final", work / "vae-final")
     if not (clip_folder / "model.safetensors").exists():
-        tokenizer = build_tokenizer(captions, work / "tokenizer")
-        save_clip(train_clip(images, captions, tokenizer, work / "clip"), tokenizer, clip_folder)
+        made = build_tokenizer(captions, work / "tokenizer")
+        save_clip(train_clip(images, captions, made, work / "clip"), made, clip_folder)
     if not vae_folder.exists():
         train_vae(images, work / "vae").save_pretrained(vae_folder)
-    clip, vae = CLIPModel.from_pretrained(clip_folder).eval(), AutoencoderKL.from_pretrained(vae_folder).eval()
+    clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
+    vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
     moments, states = work / "moments.npy", work / "states.npy"
     if not moments.exists():
@@ -56,6 +60,7 @@ def _train(config: PriorConfig) -> None:
     unet = train_unet(
         np.load(moments, mmap_mode="r"), np.load(states, mmap_mode="r"), empty, vae.config.scaling_factor, work / "unet"
     )
+    save_clip(clip, tokenizer, config.weights / "tabletop-clip")
     save_sd(unet, vae, clip, tokenizer, config.weights / "tabletop-sd")
 
 

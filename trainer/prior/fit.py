@@ -55,6 +55,7 @@ def fit(name: str, folder: Path, model: nn.Module, loss_of: LossFunction, config
 
     Checkpoints go to ``folder``/step-*; running again goes on from the newest, with the same batches and noise.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
     ema = EMAModel(params, decay=config.ema_decay)
