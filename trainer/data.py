@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
@@ -27,8 +25,7 @@ def to_model_range(images: NDArray[np.uint8]) -> Tensor:
 
 def map_tensor(png: bytes) -> Tensor:
     """PNG bytes -> (3, H, W) float32 in [0, 1], what ControlNet takes (unlike targets, which are in [-1, 1])."""
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(decode_png(png)).permute(2, 0, 1).float() / 255
 
 
 @torch.inference_mode()
