@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.conditions.base import Params
+from pipeline.conditions.base import Extractor, Params, Picture
 
 
-class Canny:
+class Canny(Extractor):
     """OpenCV's Canny on RGB (largest gradient of the three channels), aperture 3, L1 norm.
 
     ControlNet's annotator uses 100/200; v1.0 was trained with random thresholds of unstated range. Here low is drawn
@@ -18,12 +17,13 @@ class Canny:
 
     name = "canny"
     binary = True
+    light_on_dark = True
 
     def draw(self, rng: np.random.Generator) -> Params:
         """``{"low": int, "high": int}`` in units of 8-bit gradient magnitude."""
         low = int(rng.integers(50, 151))
         return {"low": low, "high": low + int(rng.integers(50, 151))}
 
-    def extract(self, image: NDArray[np.uint8], params: Params) -> NDArray[np.uint8]:
+    def extract(self, image: Picture, params: Params) -> Picture:
         """(H, W, 3) uint8 RGB -> (H, W) uint8, 255 on edges and 0 elsewhere."""
         return np.asarray(cv2.Canny(np.ascontiguousarray(image), params["low"], params["high"]), dtype=np.uint8)

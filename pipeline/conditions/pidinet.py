@@ -1,0 +1,35 @@
+"""Soft edges by a network: PiDiNet (Su et al., 2021), through controlnet-aux."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from pipeline.conditions.base import Params, Picture
+from pipeline.conditions.weights import Weighted, annotate, device, loading
+
+
+class PidiNet(Weighted):
+    """``table5_pidinet.pth`` in the folder or repository."""
+
+    name = "pidinet"
+    soft = True
+    light_on_dark = True
+
+    def prepare(self) -> None:
+        """Load the network."""
+        _detector(self.weights)
+
+    def extract(self, image: Picture, params: Params) -> Picture:
+        """(H, W, 3) uint8 RGB -> (H, W) uint8, 255 for a sure edge."""
+        return np.ascontiguousarray(annotate(_detector(self.weights), image, params["resolution"])[..., 0])
+
+
+@cache
+def _detector(where: str) -> Any:
+    with loading("pidinet", where):
+        from controlnet_aux import PidiNetDetector
+
+        return PidiNetDetector.from_pretrained(where).to(device())
