@@ -16,10 +16,10 @@ from pipeline.tabletop import render, sample_scene
 from pipeline.tabletop.scene import COLORS, SHAPES
 from trainer.checkpoint import latest_checkpoint, load_tensors
 from trainer.models import WEIGHTS, load_prior
-from trainer.prior.clip import SWAPS, token_ids
+from trainer.prior.clip import SWAPS, contrastive_loss, replaced, token_ids
 from trainer.prior.fit import FitConfig, batch_indices, fit
 from trainer.prior.models import TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
-from trainer.prior.renders import renders
+from trainer.prior.renders import class_shares, renders
 
 CAPTIONS = [sample_scene(5, i).caption for i in range(400)]
 
@@ -78,20 +78,55 @@ def test_clip_gives_equal_widths(tokenizer) -> None:  # type: ignore[no-untyped-
 
 
 def test_renders_resume_after_a_kill(tmp_path: Path) -> None:
-    images, captions = renders(tmp_path, 3, 300, size=32, workers=1)
+    images, captions, shares = renders(tmp_path, 3, 300, size=32, workers=1)
     assert captions[299] == sample_scene(3, 299).caption
     assert np.array_equal(images[7], render(sample_scene(3, 7), 32).image)
     ledger = tmp_path / "captions-3-300-32.jsonl"
-    whole = np.array(images)
+    assert np.array_equal(shares[7], class_shares(render(sample_scene(3, 7), 32).segment))
+    whole, parts = np.array(images), np.array(shares)
     kept = next(s for s in ledger.read_text().splitlines() if s)
     ledger.write_text(kept + '\n{"start": 250, "capt')  # the kill came in the middle of a line
     broken = np.lib.format.open_memmap(tmp_path / "images-3-300-32.npy", mode="r+")
     missing = slice(250, 300) if json.loads(kept)["start"] == 0 else slice(0, 250)
     broken[missing] = 0
     broken.flush()
-    again, texts = renders(tmp_path, 3, 300, size=32, workers=1)
+    again, texts, cells = renders(tmp_path, 3, 300, size=32, workers=1)
     assert np.array_equal(again, whole)
+    assert np.array_equal(cells, parts)
     assert texts == captions
+
+
+def test_class_shares_counts_pixels() -> None:
+    segment = np.zeros((16, 16), np.uint8)
+    segment[:2, :2] = [[1, 1], [4, 0]]  # the first cell, 2 x 2: half floor, a quarter of class 4, a quarter wall
+    shares = class_shares(segment)
+    assert shares.shape == (8, 8, 7)
+    assert shares[0, 0].tolist() == [64, 128, 0, 0, 64, 0, 0]
+    assert (shares[1:] == [255, 0, 0, 0, 0, 0, 0]).all()
+
+
+def test_replaced_changes_one_word_of_the_kind() -> None:
+    ids = torch.tensor([[9, 5, 7, 6, 0], [9, 7, 7, 7, 0], [9, 4, 7, 8, 0]] * 50)
+    words = torch.tensor([4, 5, 6])
+    out = replaced(ids, words, torch.Generator().manual_seed(1))
+    changed = out != ids
+    assert changed.sum(1).tolist() == [1, 0, 1] * 50
+    assert torch.isin(out[changed], words).all()
+    assert changed[0::3, 1].any() and changed[0::3, 3].any()  # either place
+    assert set(out[2::3, 1].tolist()) == {5, 6}
+
+
+def test_contrastive_loss_ignores_twins_and_counts_altered_captions() -> None:
+    eye = torch.eye(3)
+    ids = torch.tensor([[[1], [2], [3]], [[4], [5], [3]]])  # the third altered caption is the caption itself
+    wrong = torch.stack([eye, eye])
+    loss, logits = contrastive_loss(eye, wrong, ids, torch.tensor(10.0))
+    assert logits.shape == (3, 4)
+    assert logits[:, 3].tolist() == [10.0, 10.0, -1e4]
+    right, _ = contrastive_loss(eye, torch.stack([eye, -eye]), ids, torch.tensor(10.0))
+    assert right < 0.01 < loss
+    twins, _ = contrastive_loss(eye[[0, 0]], eye[[0, 0]][None], torch.tensor([[[1], [1]]]), torch.tensor(10.0))
+    assert twins == 0
 
 
 def test_fit_resumes_bit_equal(tmp_path: Path) -> None:

@@ -39,12 +39,13 @@ def _train(config: PriorConfig) -> None:
     from trainer.prior.vae import encode_moments, train_vae
 
     work = config.work
-    images, captions = renders(work, TRAIN_SEED, config.count)
+    made = renders(work, TRAIN_SEED, config.count)
+    images, captions = made.images, made.captions
     shipped = config.weights / "tabletop-clip", config.weights / "tabletop-sd" / "vae"
     clip_folder, vae_folder = shipped if config.reuse else (work / "clip-final", work / "vae-final")
     if not (clip_folder / "model.safetensors").exists():
-        made = build_tokenizer(captions, work / "tokenizer")
-        save_clip(train_clip(images, captions, made, work / "clip"), made, clip_folder)
+        words = build_tokenizer(captions, work / "tokenizer")
+        save_clip(train_clip(made, words, work / "clip"), words, clip_folder)
     if not vae_folder.exists():
         train_vae(images, work / "vae").save_pretrained(vae_folder)
     clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
