@@ -49,7 +49,7 @@ $(READY): requirements.lock pyproject.toml
 
 dataset: $(READY) ## raw images -> data/NAME (SOURCE, SIZE, CONDITION, SEED, WORKERS, SCHEDULER)
 	@echo "== dataset"
-	$(BIN)/cnlab-dataset --source "$(SOURCE)" --size $(SIZE) --condition $(CONDITION) --seed $(SEED) \
+	$(BIN)/cnlab-dataset build --source "$(SOURCE)" --size $(SIZE) --condition $(CONDITION) --seed $(SEED) \
 	  --workers $(WORKERS) --scheduler "$(SCHEDULER)" --name "$(DATA)"
 
 train: $(READY) ## data/NAME -> runs/NAME (MODEL, STEPS, SEED)

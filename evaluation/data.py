@@ -97,7 +97,7 @@ class Samples:
 def load_samples(folder: Path, condition: str, count: int, split: str = "eval") -> Samples:
     """The first ``count`` samples of a split, or all where there are fewer."""
     from pipeline.dataset import Triplets
-    from pipeline.shards import decode_png
+    from pipeline.shards import decode_image
 
     dataset = Triplets(folder)
     have = sum(int(s["rows"]) for s in dataset.header["shards"] if s["split"] == split)
@@ -115,8 +115,8 @@ def load_samples(folder: Path, condition: str, count: int, split: str = "eval") 
         condition,
         tuple(row["key"] for row in rows),
         tuple(row["text"] for row in rows),
-        stack_images([decode_png(row["image"]["bytes"]) for row in rows], where),
-        stack_images([decode_png(row[condition]["bytes"]) for row in rows], f"{where}, {condition} maps"),
+        stack_images([decode_image(row["image"]["bytes"]) for row in rows], where),
+        stack_images([decode_image(row[condition]["bytes"]) for row in rows], f"{where}, {condition} maps"),
         tuple(json.loads(row[f"{condition}_params"]) for row in rows),
     )
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.io import atomic
+import numpy as np
+import pyarrow.parquet as pq
 
-TEMPLATE = """---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: train-*.parquet
-  - split: eval
-    path: eval-*.parquet
-size_categories:
-- {category}
-task_categories:
-- text-to-image
-tags:
-- controlnet
-- controlnet-lab
----
+from pipeline.inert import for_markdown
+from pipeline.io import atomic, format_size
+from pipeline.screen import FIGURES
 
+BODY = """
 # {name}
 
 {train} training and {eval} evaluation triplets of image, caption and condition map ({conditions}),
@@ -34,17 +25,42 @@ tags:
 | | |
 |---|---|
 | source | {source} |
+| licence of the images | {license} |
 | seed | {seed} |
-| rejected | {rejected} |
+| captions | {captions} |
 | fingerprint | `{fingerprint}` |
 | made by | controlnet-lab {version}, commit {commit} |
-
-The rows of each split are in hash-rank order: the first n rows are the subset of size n, so subsets are nested.
 
 ```python
 from datasets import load_dataset
 triplets = load_dataset("{name}", split="train")  # or this folder's path
 ```
+
+## Subsets and splits
+
+Rows are in hash-rank order: the first n training rows are the subset of size n, so subsets are nested. The same
+{eval} evaluation samples serve every size. {duplicates}
+
+## Screening
+
+Of {candidates} candidates {taken} were taken. `rejects.parquet` (with thumbnails), `rejects.csv` and `rejects.html`
+list the rest.
+
+{rejects}
+
+Thresholds (`{screen}`): {limits}.
+
+## Conditions
+
+{parameters}
+
+Maps are made from the pixels as stored, by the parameters in `<condition>_params`, so each can be made again.{leak}
+
+## Images
+
+Quantiles over the training samples.
+
+{figures}
 """
 
 
@@ -54,21 +70,109 @@ def size_category(count: int) -> str:
     return next((name for bound, name in bounds if count < bound), "1M<n<10M")
 
 
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """A table, or ``None.`` when it has no rows."""
+    if not rows:
+        return "None."
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def read_columns(folder: Path, shards: list[dict[str, Any]], split: str, columns: list[str]) -> dict[str, list[Any]]:
+    """Columns of a whole split, shard by shard, without its pictures."""
+    found: dict[str, list[Any]] = {name: [] for name in columns}
+    for shard in shards:
+        if shard["split"] == split:
+            for name, values in pq.read_table(folder / shard["file"], columns=columns).to_pydict().items():
+                found[name] += values
+    return found
+
+
+def _parameters(columns: dict[str, list[Any]], conditions: list[str]) -> str:
+    """What was drawn for each condition: the range of numbers, the names of anything else."""
+    rows = []
+    for condition in conditions:
+        drawn: dict[str, list[Any]] = {}
+        for params in map(json.loads, columns[f"{condition}_params"]):
+            for name, value in params.items():
+                drawn.setdefault(name, []).append(value)
+        said = [f"{name} {_span(values)}" for name, values in sorted(drawn.items())]
+        rows.append([f"`{condition}`", "; ".join(said) or "none"])
+    return markdown_table(["condition", "parameters drawn, from ... to"], rows)
+
+
+def _span(values: list[Any]) -> str:
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return f"{min(values):g} ... {max(values):g}"
+    return ", ".join(f"{for_markdown(k)} ({n})" for k, n in Counter(map(str, values)).most_common(4))
+
+
+def _figures(columns: dict[str, list[Any]]) -> str:
+    rows = []
+    for name in FIGURES:
+        low, middle, high = np.quantile(np.array(columns[name], np.float64), (0.05, 0.5, 0.95))
+        rows.append([f"`{name}`", f"{low:.3g}", f"{middle:.3g}", f"{high:.3g}"])
+    return markdown_table(["figure", "5 %", "50 %", "95 %"], rows)
+
+
+def _leak(header: dict[str, Any]) -> str:
+    if not header["soft_map_leak"]:
+        return ""
+    said = [
+        f"`{name}` R² {found['r2']:.2f} [{found['ci_low']:.2f}, {found['ci_high']:.2f}] over {found['n']} maps"
+        for name, found in header["soft_map_leak"].items()
+    ]
+    return " How much of the grey image a linear reader recovers from soft maps: " + "; ".join(said) + "."
+
+
+def _front_matter(header: dict[str, Any]) -> str:
+    from huggingface_hub import DatasetCardData
+
+    data = DatasetCardData(
+        license=header["license"],
+        size_categories=[size_category(sum(header["counts"].values()))],
+        task_categories=["text-to-image"],
+        tags=["controlnet", "controlnet-lab"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": s, "path": f"{s}-*.parquet"} for s in ("train", "eval")],
+            }
+        ],
+        pretty_name=header["name"],
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
 def write_card(folder: Path, header: dict[str, Any]) -> None:
-    """Write README.md from the header."""
-    counts = header["counts"]
-    text = TEMPLATE.format(
-        category=size_category(sum(counts.values())),
+    """Write README.md from the header and the shards."""
+    conditions, about = header["conditions"], header["config"]
+    names = ["caption_source", *FIGURES, *(f"{c}_params" for c in conditions)]
+    columns = read_columns(folder, header["shards"], "train", names)
+    captions = Counter(columns["caption_source"]).most_common()
+    near = f"near copies (up to {about['limits']['duplicate_bits']:g} of 256 hash bits apart)"
+    duplicates = f"No kept image is a copy of another: exact copies and {near} are rejected, across the splits too."
+    taken = sum(header["counts"].values())
+    text = BODY.format(
         name=header["name"],
-        conditions=", ".join(header["conditions"]),
+        conditions=", ".join(conditions),
         size=header["image_size"],
-        source=header["config"]["source"],
-        seed=header["config"]["seed"],
-        rejected=", ".join(f"{k} {v}" for k, v in header["rejects"].items()) or "none",
+        source=about["source"],
+        license=for_markdown(header["license"]),
+        seed=about["seed"],
+        captions=", ".join(f"{k or 'none'} {n}" for k, n in captions),
         fingerprint=header["fingerprint"],
         version=header["version"],
         commit=header["commit"],
-        **counts,
+        duplicates=duplicates if about["duplicates"] == "on" else "Duplicates were not looked for.",
+        candidates=format_size(taken + sum(header["rejects"].values())),
+        taken=format_size(taken),
+        rejects=markdown_table(["reason", "count"], [[k, str(n)] for k, n in header["rejects"].items()]),
+        screen=about["screen"],
+        limits=", ".join(f"{k} {v:g}" for k, v in sorted(about["limits"].items())),
+        parameters=_parameters(columns, conditions),
+        leak=_leak(header),
+        figures=_figures(columns),
+        **header["counts"],
     )
     with atomic(folder / "README.md") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(_front_matter(header) + text, encoding="utf-8")

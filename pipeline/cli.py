@@ -1,15 +1,27 @@
-"""``cnlab-dataset``: build a dataset of triplets."""
+"""``cnlab-dataset``: build a dataset of triplets, check it, write its card."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from pipeline.config import DatasetConfig
-from pipeline.io import run_cli
+from pipeline.io import CnlabError, lock_folder, read_json, run_cli
+from pipeline.verify import VerifyConfig, verify
 
 
-def _main() -> None:
-    config = tyro.cli(DatasetConfig, prog="cnlab-dataset", description=DatasetConfig.__doc__)
+@dataclass(frozen=True)
+class CardConfig:
+    """Write README.md (the hub's dataset card) and contact.png of a finished dataset anew."""
+
+    folder: Path  # data/NAME
+    license: str = ""  # of the images, e.g. cc-by-4.0; empty: as given to the build
+
+
+def _build(config: DatasetConfig) -> None:
     if config.dry_run:
         print(config)
         print(f"would write {config.folder}")
@@ -20,6 +32,37 @@ def _main() -> None:
     counts, rejects = header["counts"], header["rejects"]
     said = ", ".join(f"{k} {v}" for k, v in rejects.items()) or "none"
     print(f"{config.folder}: {counts['train']} train, {counts['eval']} eval, rejected: {said}")
+
+
+def _card(config: CardConfig) -> None:
+    from pipeline.card import write_card
+    from pipeline.contact import write_contact
+    from pipeline.seal import HEADER
+
+    if not (config.folder / HEADER).is_file():
+        raise CnlabError(f"{config.folder} is not a finished dataset (no {HEADER}); run cnlab-dataset build first")
+    header = read_json(config.folder / HEADER)
+    with lock_folder(config.folder):
+        write_contact(config.folder, header["shards"], tuple(header["conditions"]))
+        write_card(config.folder, {**header, **({"license": config.license} if config.license else {})})
+    print(f"{config.folder / 'README.md'} written")
+
+
+Command = (
+    Annotated[DatasetConfig, tyro.conf.subcommand("build")]
+    | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
+    | Annotated[CardConfig, tyro.conf.subcommand("card")]
+)
+
+
+def _main() -> None:
+    command = tyro.cli(Command, prog="cnlab-dataset", description="Raw images to checked ControlNet triplets.")
+    if isinstance(command, DatasetConfig):
+        _build(command)
+    elif isinstance(command, VerifyConfig):
+        verify(command)
+    else:
+        _card(command)
 
 
 def main() -> None:

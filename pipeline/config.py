@@ -4,76 +4,124 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.io import CnlabError, fingerprint, format_size, parse_size
+from pipeline.screen.limits import PRESETS, resolve_limits
 
-FORMAT = 1  # of the folder's layout; raised when old folders can no longer be read
+FORMAT = 2  # of the folder's layout; raised when old folders can no longer be read
 EVAL_SHARE = {"tabletop": 1 / 32}  # a world is large; a folder of photographs is not
 RESERVED_SEEDS = 700_000  # from here on: worlds the shipped prior was trained and tested on
+GIVEN_CAPTIONS = ("sidecar", "metadata", "column", "template", "filename")  # what sources hand on, best first
+SCREENS = {"clip": "min_clip", "nsfw": "max_nsfw"}  # judging models, and the limits that they need
 
 
 @dataclass(frozen=True)
 class DatasetConfig:
     """Raw images to (image, caption, condition map) triplets."""
 
-    source: str = "tabletop"  # tabletop, or folder:PATH
+    source: str = "tabletop"  # tabletop, or folder:PATH, webdataset:URL, parquet:PATH, hub:NAME
     size: str = "2k"  # training samples; accepts 50k
     condition: tuple[str, ...] = ("canny",)  # maps to make; the first one is conditioning_image
+    captions: tuple[str, ...] = GIVEN_CAPTIONS  # all are kept, the first that says anything becomes text
     name: str = ""  # folder below out; empty: made from the options
     seed: int = 1  # of the rendered world and of every random map parameter
     eval_size: int = 256  # held-out samples, the same for every size
     image_size: int = 128  # pixels, square
+    image_format: Literal["auto", "png", "jpeg"] = "auto"  # jpeg: quality 95, 4:4:4; auto: png for tabletop, else jpeg
     out: Path = Path("data")
     workers: int = 2  # local Dask processes; 0: no cluster, work in this process
     scheduler: str = ""  # address of a running Dask scheduler, e.g. tcp://host:8786; empty: a local cluster
     block: int = 256  # candidates a task and a shard
-    eval_share: float = 0.0  # share of all keys kept for evaluation; 0: 1/32 of tabletop, a tenth of a folder
-    min_side: int = 64  # pixels; smaller images are rejected as too_small
-    max_aspect: float = 3.0  # longer side over shorter; above it: aspect
-    min_caption: int = 3  # characters; below it: caption_empty
-    max_caption: int = 2000  # characters; above it: caption_too_long
-    min_map_share: float = 0.001  # share of lit pixels in an edge map; below it: map_empty
-    max_map_share: float = 0.5  # above it: map_saturated
+    eval_share: float = 0.0  # share of all keys kept for evaluation; 0: 1/32 of tabletop, a tenth of anything else
+    screen: str = "auto"  # thresholds: off, render, default, strict; auto: render for tabletop, else default
+    threshold: dict[str, float] = field(default_factory=dict)  # single thresholds over those of screen: NAME VALUE ...
+    weights: dict[str, str] = field(default_factory=dict)  # NAME PATH-or-hub-name of hed, blip, clip, nsfw ...
+    duplicates: Literal["auto", "on", "off"] = "auto"  # reject exact and near copies; auto: off for tabletop alone
+    decontaminate: str = ""  # another source (e.g. folder:PATH): nothing like its images is taken
+    safe_rate: float = 0.75  # share of soft maps that are quantised so that they cannot leak (ControlNet 1.1)
+    license: str = "unknown"  # of the images, for the card
     dry_run: bool = False  # print the plan and stop
     resolved_size: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check every value; raises CnlabError."""
-        object.__setattr__(self, "resolved_size", parse_size(self.size))
+        """Check every value and resolve the automatic ones; raises CnlabError."""
+        tabletop = self.kind == "tabletop"
+        for name, value in {
+            "resolved_size": parse_size(self.size),
+            "eval_share": self.eval_share or EVAL_SHARE.get(self.kind, 0.1),
+            "image_format": ("png" if tabletop else "jpeg") if self.image_format == "auto" else self.image_format,
+            "screen": ("render" if tabletop else "default") if self.screen == "auto" else self.screen,
+            "duplicates": ("off" if tabletop else "on") if self.duplicates == "auto" else self.duplicates,
+        }.items():
+            object.__setattr__(self, name, value)
+        _ = self.limits
+        self._check_numbers()
+        for names, what in ((self.condition, "condition"), (self.captions, "captions")):
+            if not names or len(set(names)) != len(names):
+                raise CnlabError(f"{what} needs at least one name, each only once")
+
+    def _check_numbers(self) -> None:
         if not 0 <= self.seed < RESERVED_SEEDS:
             raise CnlabError(f"seed {self.seed} is outside 0 ... {RESERVED_SEEDS - 1}; the rest is kept for the prior")
         if self.eval_size < 1 or self.workers < 0 or self.block < 1:
             raise CnlabError("eval-size and block must be at least 1, workers at least 0")
         if self.image_size < 32 or self.image_size % 8:
             raise CnlabError(f"image-size {self.image_size} must be a multiple of 8 and at least 32")
-        if not self.condition or len(set(self.condition)) != len(self.condition):
-            raise CnlabError("condition needs at least one name, each only once")
-        if self.eval_share == 0:
-            object.__setattr__(self, "eval_share", EVAL_SHARE.get(self.source.partition(":")[0], 0.1))
         if not 0 < self.eval_share < 1:
             raise CnlabError(f"eval-share {self.eval_share} must lie between 0 and 1")
+        if not 0 <= self.safe_rate <= 1:
+            raise CnlabError(f"safe-rate {self.safe_rate} must lie between 0 and 1")
+
+    @property
+    def kind(self) -> str:
+        """The source's kind: tabletop, folder, ..."""
+        return self.source.partition(":")[0]
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Every screening threshold by name. Raises CnlabError for unknown ones."""
+        if self.screen not in PRESETS:
+            raise CnlabError(f"unknown screen {self.screen!r}; there are {', '.join(PRESETS)}")
+        return resolve_limits(self.screen, self.threshold)
 
     @property
     def folder(self) -> Path:
         """Where the dataset goes."""
-        base = self.source if self.source == "tabletop" else Path(self.source.partition(":")[2]).name or "folder"
+        where = self.source.partition(":")[2].rstrip("/*")
+        base = self.source if self.source == "tabletop" else Path(where).name.replace(":", "-") or self.kind
         made = f"{base}-{'-'.join(self.condition)}-{format_size(self.resolved_size)}-s{self.seed}"
         return self.out / (self.name or made)
 
-    def identity(self, source_fingerprint: str) -> dict[str, Any]:
-        """Everything that decides the dataset's content, and nothing else (not workers, not paths)."""
-        names = ("seed", "eval_size", "image_size", "block", "eval_share", "min_side", "max_aspect", "min_caption")
-        more = ("max_caption", "min_map_share", "max_map_share")
+    def identity(self, source_fingerprint: str, outside: str = "") -> dict[str, Any]:
+        """Everything that decides the dataset's content, and nothing else (not workers, not paths).
+
+        ``outside`` is the fingerprint of the source to decontaminate against.
+        """
+        names = ("seed", "eval_size", "image_size", "image_format", "block", "eval_share", "duplicates", "safe_rate")
         return {
             "format": FORMAT,
-            "source": self.source.partition(":")[0],
+            "source": self.kind,
             "source_fingerprint": source_fingerprint,
+            "decontaminate": outside,
             "size": self.resolved_size,
             "conditions": list(self.condition),
-            **{k: getattr(self, k) for k in (*names, *more)},
+            "captions": list(self.captions),
+            "screen": self.screen,
+            "limits": self.limits,
+            "weights": {name: weights_mark(where) for name, where in sorted(self.weights.items())},
+            **{k: getattr(self, k) for k in names},
         }
 
-    def fingerprint(self, source_fingerprint: str) -> str:
+    def fingerprint(self, source_fingerprint: str, outside: str = "") -> str:
         """sha256 of `identity`."""
-        return fingerprint(self.identity(source_fingerprint))
+        return fingerprint(self.identity(source_fingerprint, outside))
+
+
+def weights_mark(where: str) -> str:
+    """A hub name as it is; a local folder or file as a hash of its files' names and sizes, wherever it lies."""
+    path = Path(where)
+    if not path.exists():
+        return where
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return fingerprint([(p.relative_to(path).as_posix(), p.stat().st_size) for p in files])[:16]

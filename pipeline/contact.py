@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.io import atomic
-from pipeline.shards import decode_png
+from pipeline.shards import decode_image
 
 COLUMNS, ROWS, TILE, CAPTION = 8, 4, 128, 44  # pictures across and down, pixels a side, pixels for the text
 
@@ -34,7 +34,7 @@ def write_contact(folder: Path, shards: list[dict[str, Any]], conditions: tuple[
     for i, row in enumerate(rows):
         x, y = 8 + (i % COLUMNS) * (TILE + 8), 8 + (i // COLUMNS) * tall
         for j, column in enumerate(("image", *conditions)):
-            picture = Image.fromarray(np.ascontiguousarray(decode_png(row[column]["bytes"])))
+            picture = Image.fromarray(np.ascontiguousarray(decode_image(row[column]["bytes"])))
             sheet.paste(picture.resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y + j * TILE))
         plain = "".join(c if c.isprintable() else " " for c in row["text"])[:200]
         lines = textwrap.wrap(plain, 27)[:3]

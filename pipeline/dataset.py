@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.build import HEADER
 from pipeline.io import CnlabError, read_json, sha256_file
+from pipeline.seal import HEADER
 
 
 class Triplets:
@@ -29,9 +29,7 @@ class Triplets:
         for shard in self.header["shards"]:
             path = self.folder / shard["file"]
             if not path.is_file() or sha256_file(path) != shard["sha256"]:
-                raise CnlabError(
-                    f"{path} is missing or damaged; delete {self.folder / HEADER} and it, then build again"
-                )
+                raise CnlabError(f"{path} is missing or damaged; repair with cnlab-dataset verify --repair")
 
     def table(self, split: str, columns: list[str], count: int | None = None) -> pa.Table:
         """The first ``count`` rows of ``split`` (all by default), in rank order.

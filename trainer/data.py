@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pipeline.dataset import Triplets
 from pipeline.io import atomic, fingerprint
-from pipeline.shards import decode_png
+from pipeline.shards import decode_image
 from trainer.models import Prior
 
 
@@ -25,7 +25,7 @@ def to_model_range(images: NDArray[np.uint8]) -> Tensor:
 
 def map_tensor(png: bytes) -> Tensor:
     """PNG bytes -> (3, H, W) float32 in [0, 1], what ControlNet takes (unlike targets, which are in [-1, 1])."""
-    return torch.from_numpy(decode_png(png)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(decode_image(png)).permute(2, 0, 1).float() / 255
 
 
 @torch.inference_mode()
@@ -35,7 +35,7 @@ def _encode(triplets: Triplets, split: str, count: int, prior: Prior, batch: int
     out = []
     for start in tqdm(range(0, count, batch), desc=f"latents {split}", unit="batch", mininterval=1):
         pngs = table["image"].slice(start, batch).to_pylist()
-        pixels = to_model_range(np.stack([decode_png(p["bytes"]) for p in pngs])).to(device)
+        pixels = to_model_range(np.stack([decode_image(p["bytes"]) for p in pngs])).to(device)
         posterior = prior.vae.encode(pixels).latent_dist
         out.append(torch.cat([posterior.mean, posterior.std], 1).cpu().half().numpy())
     return np.concatenate(out)

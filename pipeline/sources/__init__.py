@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pipeline.io import CnlabError
-from pipeline.sources.base import Rejected, Sample, Source
+from pipeline.sources.base import Raw, Rejected, Source
 
-__all__ = ["Rejected", "Sample", "Source", "open_source"]
+__all__ = ["Raw", "Rejected", "Source", "open_source"]
 
 
 def open_source(spec: str, seed: int, image_size: int) -> Source:

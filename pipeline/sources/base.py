@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 class Rejected(Exception):
-    """A sample that cannot be used: a reason from a fixed vocabulary, and a detail for people."""
+    """A sample that cannot be used: a reason from the vocabulary in docs/formats.md, and a detail for people."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -18,20 +18,23 @@ class Rejected(Exception):
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One raw sample, already square.
+class Raw:
+    """One raw sample, decoded and upright, before any cropping.
 
-    image  (S, S, 3) uint8 sRGB
-    maps   ground-truth maps that come with the source, name -> (S, S, 3) uint8
+    image     (H, W, 3) uint8 sRGB. A decoder may have reduced it (JPEG draft mode), never below the asked size
+    captions  caption source -> text, best first, as they came: ``sidecar``, ``metadata``, ``filename``, ``template``
+    width     of the original, upright, pixels; ``height`` likewise
+    maps      ground-truth maps that come with the source, name -> (H, W, 3) uint8, aligned with ``image``
+    facts     of the file: ``format`` (Pillow's name), ``mode``, ``jpeg_quality`` (1 ... 100, estimated), ``license`` ...
     """
 
     key: str
     image: NDArray[np.uint8]
-    text: str
-    caption_source: str
+    captions: dict[str, str]
     width: int
     height: int
     maps: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -40,10 +43,10 @@ class Source(Protocol):
     given: tuple[str, ...]  # conditions whose true maps come with the samples
 
     def keys(self) -> list[str]:
-        """Every key there is, in any order."""
+        """Every key there is, unique, in any order."""
 
     def fingerprint(self) -> str:
         """Changes when the samples behind the keys may have changed."""
 
-    def load(self, key: str) -> Sample:
+    def load(self, key: str) -> Raw:
         """Read or make one sample. Raises `Rejected` when it cannot be used."""

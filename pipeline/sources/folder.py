@@ -9,11 +9,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.io import CnlabError, fingerprint
-from pipeline.sources.base import Rejected, Sample
+from pipeline.sources.base import Raw, Rejected
 
 #: Extension -> Pillow's format. Nothing else is opened, whatever a file claims to be.
 FORMATS = {
@@ -55,21 +54,21 @@ class Folder:
         ]
         return fingerprint({"files": [(n, s.st_size, s.st_mtime_ns) for n, s in stats], "captions": self._captions})
 
-    def load(self, key: str) -> Sample:
+    def load(self, key: str) -> Raw:
         """Decode, upright, sRGB, square. Reasons: decode, too_large, not_image."""
         path = self.root / key
         image, (width, height) = _decode(path)
-        text, caption_source = self._caption(path, key)
-        return Sample(key, square(image, self.image_size), text, caption_source, width, height)
+        return Raw(key, np.asarray(image), self._read_captions(path, key), width, height)
 
-    def _caption(self, path: Path, key: str) -> tuple[str, str]:
+    def _read_captions(self, path: Path, key: str) -> dict[str, str]:
+        found = {}
         sidecar = path.with_suffix(".txt")
         if sidecar.is_file():
-            return sidecar.read_text(encoding="utf-8", errors="replace").strip(), "sidecar"
+            found["sidecar"] = sidecar.read_text(encoding="utf-8", errors="replace").strip()
         if key in self._captions:
-            return self._captions[key].strip(), "metadata"
+            found["metadata"] = self._captions[key].strip()
         words = re.sub(r"[_\-.]+", " ", path.stem)
-        return re.sub(r"\s+", " ", words).strip(), "filename"
+        return {**found, "filename": re.sub(r"\s+", " ", words).strip()}
 
 
 def _metadata(root: Path) -> dict[str, str]:
@@ -112,7 +111,3 @@ def _decode(path: Path) -> tuple[Image.Image, tuple[int, int]]:
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise Rejected("decode", str(error)[:200]) from error
 
-
-def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Centre crop to a square and resize with an antialiased Lanczos filter. (size, size, 3) uint8"""
-    return np.array(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS), dtype=np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.io import fingerprint
-from pipeline.sources.base import Sample
+from pipeline.sources.base import Raw
 from pipeline.tabletop import render, sample_scene
 from pipeline.tabletop.render import PALETTE, Render
 
@@ -31,11 +31,12 @@ class Tabletop:
         """Of the world, not of the part of it that is used."""
         return fingerprint({"world": WORLD_VERSION, "seed": self.seed, "pool": POOL})
 
-    def load(self, key: str) -> Sample:
+    def load(self, key: str) -> Raw:
         """Render one scene."""
         scene = sample_scene(self.seed, int(key.rsplit("-", 1)[1]))
         made = render(scene, self.image_size)
-        return Sample(key, made.image, scene.caption, "template", self.image_size, self.image_size, true_maps(made))
+        size = self.image_size
+        return Raw(key, made.image, {"template": scene.caption}, size, size, true_maps(made))
 
 
 def true_maps(made: Render) -> dict[str, NDArray[np.uint8]]:

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.build import Block, build, build_block, make_row
+from pipeline.build import Block, build, build_block
 from pipeline.conditions import get_condition
 from pipeline.config import DatasetConfig
 from pipeline.dataset import Triplets
-from pipeline.io import CnlabError, read_json, sha256_file
-from pipeline.shards import decode_png
+from pipeline.io import CnlabError, sha256_file
+from pipeline.rows import Recipe
+from pipeline.shards import decode_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*port.*already in use:UserWarning")
 
@@ -47,7 +45,8 @@ def test_one_and_two_workers_give_the_same_bytes(clean: Path, tmp_path: Path) ->
     build(two)
     assert sums(two.folder) == sums(clean)
     assert {p.name for p in two.folder.glob("[!.]*")} == {
-        "dataset.json", "README.md", "contact.png", "rejects.parquet", "eval-00000.parquet",
+        "dataset.json", "README.md", "contact.png", "rejects.parquet", "rejects.csv", "rejects.html",
+        "eval-00000.parquet",
         "train-00000.parquet", "train-00001.parquet", "train-00002.parquet",
     }  # fmt: skip
 
@@ -71,39 +70,6 @@ def test_again_does_nothing_and_a_foreign_config_is_refused(clean: Path) -> None
     assert {p.name: p.stat().st_mtime_ns for p in clean.iterdir()} == before
     with pytest.raises(CnlabError, match="another configuration"):
         build(config(clean.parent, name=clean.name, seed=2))
-
-
-def test_damaged_and_missing_shards_are_made_again(clean: Path, tmp_path: Path) -> None:
-    made = config(tmp_path)
-    made.folder.mkdir(parents=True)
-    identity = read_json(clean / "dataset.json")["fingerprint"]
-    (made.folder / ".building.json").write_text(json.dumps({"fingerprint": identity}))
-    for shard in clean.glob("*.parquet"):
-        (made.folder / shard.name).write_bytes(shard.read_bytes())
-    (made.folder / "train-00001.parquet").write_bytes((clean / "train-00001.parquet").read_bytes()[:3000])
-    (made.folder / "train-00002.parquet").unlink()
-    kept = (made.folder / "train-00000.parquet").stat().st_mtime_ns
-    build(made)
-    assert sums(made.folder) == sums(clean)
-    assert (made.folder / "train-00000.parquet").stat().st_mtime_ns == kept
-
-
-def test_killed_build_goes_on_to_the_same_bytes(clean: Path, tmp_path: Path) -> None:
-    made = config(tmp_path)
-    command = [
-        sys.executable, "-m", "pipeline.cli", "--size", "40", "--eval-size", "12", "--block", "16",
-        "--image-size", "64", "--out", str(tmp_path), "--workers", "0",
-    ]  # fmt: skip
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (made.folder / "train-00000.parquet").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    assert not (made.folder / "dataset.json").exists()
-    finished = subprocess.run(command, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert sums(made.folder) == sums(clean)
 
 
 def test_smaller_sizes_are_prefixes_of_larger_ones(clean: Path, tmp_path: Path) -> None:
@@ -147,38 +113,28 @@ def test_an_empty_result_is_an_error_not_a_dataset(tmp_path: Path) -> None:
         Triplets(made.folder)
 
 
-def test_verify_names_the_damaged_shard(clean: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in clean.glob("[!.]*"):
-        (copy / path.name).write_bytes(path.read_bytes())
-    Triplets(copy).verify()
-    data = bytearray((copy / "train-00001.parquet").read_bytes())
-    data[len(data) // 2] ^= 1
-    (copy / "train-00001.parquet").write_bytes(bytes(data))
-    with pytest.raises(CnlabError, match=r"train-00001\.parquet is missing or damaged"):
-        Triplets(copy).verify()
-
-
 def test_given_maps_become_conditions(tmp_path: Path) -> None:
     from pipeline.sources import open_source
 
     both = config(tmp_path, condition=("depth", "canny"))
-    row = make_row(open_source("tabletop", 1, 64), "tabletop-1-000003", both)
+    row = Recipe(both).row(open_source("tabletop", 1, 64).load("tabletop-1-000003"))
     assert row["conditioning_image"] == row["depth"]
     assert json.loads(row["depth_params"]) == {"given": True}
-    assert decode_png(row["depth"]["bytes"]).shape == (64, 64, 3)
+    assert decode_image(row["depth"]["bytes"]).shape == (64, 64, 3)
 
 
-def test_a_finished_block_is_not_made_again(tmp_path: Path) -> None:
+def test_a_block_is_made_again_unless_it_is_as_the_ledger_says(tmp_path: Path) -> None:
     made = config(tmp_path)
     block = Block("train", 0, 0, ("tabletop-1-000001", "tabletop-1-000002"))
-    assert build_block(block, made, "id")[1] == 2
-    written = (made.folder / block.file).stat().st_mtime_ns
-    assert build_block(block, made, "id")[1] == 2
-    assert (made.folder / block.file).stat().st_mtime_ns == written
-    build_block(block, made, "another")
-    assert (made.folder / block.file).stat().st_mtime_ns != written
+    _, shard, marks, copies = build_block(block, made, "id")
+    assert (shard.rows, marks, copies) == (2, [], set())
+    path = made.folder / block.file
+    written = path.stat().st_mtime_ns
+    assert build_block(block, made, "id", shard.sha256)[1] == shard
+    assert path.stat().st_mtime_ns == written
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert build_block(block, made, "id", shard.sha256)[1] == shard
+    assert sha256_file(path) == shard.sha256
 
 
 @pytest.mark.parametrize(
@@ -192,7 +148,7 @@ def test_a_finished_block_is_not_made_again(tmp_path: Path) -> None:
     ],
 )
 def test_command_line_says_one_clear_line(options: list[str], said: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.cli", "--out", str(tmp_path), *options]
+    command = [sys.executable, "-m", "pipeline.cli", "build", "--out", str(tmp_path), *options]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 2
     last = found.stderr.strip().splitlines()[-1]

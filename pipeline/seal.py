@@ -1,0 +1,104 @@
+"""Closing a build: counts, rejects, contact sheet, card, and the header last."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import FORMAT, DatasetConfig
+from pipeline.io import CnlabError, atomic, code_version, sha256_file, write_json
+
+HEADER = "dataset.json"
+CLAIM = ".build.json"  # whose folder this is, and the options to make it again
+LEDGER = ".shards.jsonl"  # sha256 of each finished shard
+REJECTS = "rejects.parquet"
+REJECT_COLUMNS = ("key", "rank", "split", "reason", "detail", "thumbnail")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard: file name, split, number of rows, sha256 of the file."""
+
+    file: str
+    split: str
+    rows: int
+    sha256: str
+
+
+def write_rejects(folder: Path, shards: list[Shard]) -> dict[str, int]:
+    """Gather the rejects of all blocks into rejects.parquet, block by block; returns the count of each reason."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features, Value
+    from datasets import Image as ImageFeature
+
+    from pipeline.shards import read_rejects
+
+    kinds: dict[str, Any] = {name: Value("string") for name in REJECT_COLUMNS}
+    schema = Features({**kinds, "rank": Value("int64"), "thumbnail": ImageFeature()}).arrow_schema
+    counts: dict[str, int] = {}
+    with atomic(folder / REJECTS) as temporary, pq.ParquetWriter(temporary, schema) as out:
+        for shard in shards:
+            rejects = [{name: r[name] for name in REJECT_COLUMNS} for r in read_rejects(folder / shard.file)]
+            for reject in rejects:
+                counts[reject["reason"]] = counts.get(reject["reason"], 0) + 1
+                reject["thumbnail"] = reject["thumbnail"] and {"bytes": reject["thumbnail"], "path": None}
+            if rejects:
+                out.write_table(pa.Table.from_pylist(rejects, schema=schema))
+    return dict(sorted(counts.items()))
+
+
+def seal(config: DatasetConfig, about: dict[str, Any], identity: str, shards: list[Shard]) -> dict[str, Any]:
+    """Check the counts, write rejects, contact sheet and card, and the header last."""
+    from pipeline.card import write_card
+    from pipeline.contact import write_contact
+    from pipeline.leaks import soft_leaks
+    from pipeline.quarantine import write_quarantine
+
+    folder = config.folder
+    counts = {name: sum(s.rows for s in shards if s.split == name) for name in ("train", "eval")}
+    reasons = write_rejects(folder, shards)
+    if not counts["train"] or not counts["eval"]:
+        said = ", ".join(f"{k} {v}" for k, v in reasons.items()) or "none rejected"
+        raise CnlabError(
+            f"{folder}: {counts['train']} train and {counts['eval']} eval samples are left ({said}); "
+            "both must have some: add images, raise --eval-share or relax the thresholds"
+        )
+    for name, wanted in (("train", config.resolved_size), ("eval", config.eval_size)):
+        if counts[name] < wanted:
+            print(f"note: {name} has {counts[name]} samples, {wanted} were asked for; the source has no more")
+    files = [dataclasses.asdict(s) for s in sorted(shards, key=lambda s: (s.split != "train", s.file)) if s.rows]
+    used = {s["file"] for s in files} | {REJECTS}
+    for stray in folder.glob("*.parquet"):  # blocks without rows, or that a killed run built and nobody needs
+        if stray.name not in used:
+            stray.unlink()
+    header = {
+        "format": FORMAT,
+        "name": folder.name,
+        "config": about,
+        "fingerprint": identity,
+        **code_version(),
+        "counts": counts,
+        "conditions": list(config.condition),
+        "image_size": config.image_size,
+        "license": config.license,
+        "rejects": reasons,
+        "rejects_sha256": sha256_file(folder / REJECTS),
+        "soft_map_leak": soft_leaks(folder, files, config.condition),
+        "shards": files,
+        "tool_versions": _tool_versions(),
+    }
+    write_quarantine(folder)
+    write_contact(folder, files, config.condition)
+    write_card(folder, header)
+    write_json(folder / HEADER, header)
+    return header
+
+
+def _tool_versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("numpy", "pillow", "opencv-python-headless", "pyarrow", "controlnet-aux", "imagehash", "scikit-image")
+    return {name: version(name) for name in names}
