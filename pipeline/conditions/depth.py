@@ -51,8 +51,8 @@ def inverse_depth(where: str, image: Picture, resolution: int) -> NDArray[np.flo
         full = interpolate(found, image.shape[:2], mode="bicubic", align_corners=False)[0, 0].cpu().numpy()
     if _is_metric(model.config):
         full = 1 / np.maximum(full, 1e-3)  # a millimetre, for what lies at the lens
-    low, high = float(full.min()), float(full.max())
-    return np.asarray((full - low) / max(high - low, 1e-6), dtype=np.float32)
+    low, span = float(full.min()), float(np.ptp(full))
+    return np.asarray((full - low) / (span or 1), dtype=np.float32)
 
 
 def _is_metric(config: Any) -> bool:
