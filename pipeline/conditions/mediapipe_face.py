@@ -12,6 +12,8 @@ from pipeline.conditions.base import Params, Picture, log_uniform
 from pipeline.conditions.weights import Weighted, annotate, loading
 from pipeline.io import CnlabError
 
+MOST_FACES = 10  # in a picture
+
 
 class MediapipeFace(Weighted):
     """Contours of faces in MediaPipe's colours on black; its models come with the package, so ``weights`` is unused."""
@@ -25,8 +27,8 @@ class MediapipeFace(Weighted):
         super().__init__(weights)
         if find_spec("mediapipe") is None:
             raise CnlabError(
-                "condition 'mediapipe_face' needs the package mediapipe, which is not installed: "
-                "pip install 'mediapipe<0.10.30' (it brings its own OpenCV, so use a separate environment)"
+                "condition 'mediapipe_face' needs the package mediapipe, which is not installed: pip install --no-deps "
+                "'mediapipe<0.10.30' 'protobuf<5' absl-py attrs flatbuffers (its own list brings a second OpenCV)"
             )
 
     def prepare(self) -> None:
@@ -41,9 +43,6 @@ class MediapipeFace(Weighted):
         """(H, W, 3) uint8 RGB -> (H, W, 3) uint8 RGB."""
         options = {"max_faces": MOST_FACES, "min_confidence": params["confidence"]}
         return annotate(_detector(), image, params["resolution"], **options)
-
-
-MOST_FACES = 10  # in a picture
 
 
 @cache

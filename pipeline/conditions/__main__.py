@@ -1,0 +1,110 @@
+"""Every condition of one photograph and of one render: ``python -m pipeline.conditions --out PNG``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tyro
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.conditions import get_condition, weight_free
+from pipeline.conditions.base import Params, Picture, safe_quantise, sample_rng
+from pipeline.io import CnlabError, atomic, run_cli
+
+SIDE, TILE, GAP, LABEL, COLUMNS = 512, 176, 8, 30, 6  # pixels of the maps, of a tile, between, below; tiles in a row
+Tile = tuple[str, str, Picture]  # name, parameters, (H, W) or (H, W, 3) uint8
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A sheet with every condition of one picture, and of one render with its true maps."""
+
+    out: Path  # PNG to write
+    image: Path | None = None  # picture to map; none: scikit-image's cup of coffee (CC0, Rachel Michetti)
+    seed: int = 2  # of the drawn parameters
+    scene: int = 29  # index of the render in world 1
+    weights: dict[str, str] = field(default_factory=dict)  # NAME PATH-or-hub-name: conditions with weights to add
+
+
+def photograph(path: Path | None) -> Picture:
+    """(512, 512, 3) uint8 RGB, the middle of the picture. Raises CnlabError when it cannot be read."""
+    if path is None:
+        from skimage import data
+
+        whole = Image.fromarray(data.coffee())
+    else:
+        try:
+            whole = Image.open(path).convert("RGB")
+        except OSError as error:
+            raise CnlabError(f"{path} cannot be read as a picture ({error})") from error
+    side = min(whole.size)
+    left, top = (whole.width - side) // 2, (whole.height - side) // 2
+    crop = whole.crop((left, top, left + side, top + side))
+    return np.array(crop.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+
+
+def tiles(title: str, image: Picture, sheet: Sheet) -> list[Tile]:
+    """The image and all its maps."""
+    made: list[Tile] = [(title, "", image)]
+    for name in [*weight_free(), *sheet.weights]:
+        condition = get_condition(name, weights=sheet.weights.get(name, ""))
+        params = condition.draw(sample_rng(sheet.seed, name, title))
+        made.append((name, said(params), condition.extract(image, params)))
+    return made
+
+
+def more(image: Picture, sheet: Sheet) -> list[Tile]:
+    """Second draws of the conditions that vary most, and what a quantised soft map looks like."""
+    made: list[Tile] = []
+    for name in ("scribble", "inpaint"):
+        condition = get_condition(name)
+        params = condition.draw(sample_rng(sheet.seed, name, "a second draw"))
+        made.append((f"{name}, drawn again", said(params), condition.extract(image, params)))
+    soft = get_condition("softedge")
+    params = soft.draw(sample_rng(sheet.seed, "softedge", "safe"))
+    return [*made, ("softedge, quantised", said(params), safe_quantise(soft.extract(image, params)))]
+
+
+def said(params: Params) -> str:
+    """Parameters in a line: numbers of three digits, lists by their length."""
+    short = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in params.items() if k != "seed"}
+    return ", ".join(f"{k} {len(v) if isinstance(v, list) else v}" for k, v in json.loads(json.dumps(short)).items())
+
+
+def draw_sheet(blocks: list[list[Tile]]) -> Image.Image:
+    """Tiles in rows, each with its name and parameters below it; every block starts a row."""
+    rows = [block[i : i + COLUMNS] for block in blocks for i in range(0, len(block), COLUMNS)]
+    size = (COLUMNS * (TILE + GAP) + GAP, len(rows) * (TILE + LABEL + GAP) + GAP)
+    canvas = Image.new("RGB", size, (250, 250, 248))
+    draw, large, small = ImageDraw.Draw(canvas), ImageFont.load_default(12), ImageFont.load_default(9)
+    for i, row in enumerate(rows):
+        for j, (name, params, picture) in enumerate(row):
+            x, y = GAP + j * (TILE + GAP), GAP + i * (TILE + LABEL + GAP)
+            shown = Image.fromarray(picture).convert("RGB")
+            canvas.paste(shown.resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y))
+            draw.text((x, y + TILE + 2), name, fill=(20, 20, 20), font=large)
+            while params and draw.textlength(params, font=small) > TILE:
+                params = params.rpartition(",")[0]
+            draw.text((x, y + TILE + 17), params, fill=(110, 110, 110), font=small)
+    return canvas
+
+
+def main() -> None:
+    """Draw the sheet."""
+    from pipeline.sources.tabletop import true_maps
+    from pipeline.tabletop import render, sample_scene
+
+    sheet = tyro.cli(Sheet, description=__doc__)
+    made = render(sample_scene(1, sheet.scene), SIDE)
+    given: list[Tile] = [(f"{name} (given)", "", picture) for name, picture in true_maps(made).items()]
+    rendered = [*tiles("render", made.image, sheet), *given, *more(made.image, sheet)]
+    canvas = draw_sheet([tiles("photograph", photograph(sheet.image), sheet), rendered])
+    with atomic(sheet.out) as temporary:
+        canvas.save(temporary, "PNG", optimize=True)
+
+
+if __name__ == "__main__":
+    run_cli(main)
