@@ -14,7 +14,7 @@ from pipeline.conditions import REGISTRY, get_condition, weight_free
 from pipeline.conditions.__main__ import Sheet, draw_sheet, photograph, tiles
 from pipeline.conditions.base import FLIP_UNSAFE, safe_quantise, sample_rng
 from pipeline.io import CnlabError
-from pipeline.shards import decode_png, encode_png
+from pipeline.shards import decode_image, encode_png
 from pipeline.tabletop import render, sample_scene
 
 Picture = NDArray[np.uint8]
@@ -70,7 +70,7 @@ def test_map_is_a_function_of_image_and_recorded_parameters(name: str, render128
     np.random.default_rng().random(3)
     replayed = get_condition(name).extract(render128, json.loads(json.dumps(params)))  # as from the row
     assert np.array_equal(made, replayed)
-    stored = decode_png(encode_png(made, condition.binary))
+    stored = decode_image(encode_png(made, condition.binary))
     assert np.array_equal(stored if made.ndim == 3 else stored[..., 0], made)
     check_map(name, made, render128.shape)
 

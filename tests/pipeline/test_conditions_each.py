@@ -17,7 +17,7 @@ from pipeline.conditions.grey import LUMA
 from pipeline.conditions.inpaint import draw_mask, inpaint_mask
 from pipeline.conditions.normal import normals
 from pipeline.conditions.scribble import drop_short, thin_edges
-from pipeline.shards import decode_png, encode_png
+from pipeline.shards import decode_image, encode_png
 from pipeline.tabletop import render, sample_scene
 
 Picture = NDArray[np.uint8]
@@ -53,7 +53,7 @@ def test_one_bit_png_is_smaller_and_lossless() -> None:
     edges = (np.random.default_rng(0).random((128, 128)) < 0.05).astype(np.uint8) * 255
     small, large = encode_png(edges, binary=True), encode_png(edges)
     assert len(small) < len(large)
-    assert np.array_equal(decode_png(small), decode_png(large))
+    assert np.array_equal(decode_image(small), decode_image(large))
 
 
 # ---- gradients, soft edges, line art
