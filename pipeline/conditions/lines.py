@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from pipeline.conditions.base import Extractor, Params, Picture, canvas_scale, log_uniform
 
+FARTHEST = 2**15 - 1  # pixels: OpenCV draws in 16-bit fixed point
+
 
 class Lines(Extractor):
     """OpenCV's LSD on grey, segments above a length drawn one pixel wide, as ControlNet's M-LSD maps are."""
@@ -35,6 +37,6 @@ class Lines(Extractor):
 def draw_segments(segments: NDArray[np.float32], shape: tuple[int, ...]) -> Picture:
     """(N, 4) float x1, y1, x2, y2 in pixels -> (H, W) uint8 with white lines one pixel wide."""
     canvas = np.zeros(shape[:2], np.uint8)
-    ends = np.rint(segments).astype(np.int32).reshape(-1, 2, 2)
+    ends = np.rint(np.clip(segments, -FARTHEST, FARTHEST)).astype(np.int32).reshape(-1, 2, 2)
     cv2.polylines(canvas, list(ends), False, 255, 1)
     return canvas

@@ -59,14 +59,16 @@ def small_state(network: torch.nn.Module, gain: float = 1) -> dict[str, torch.Te
 
 
 def save_aux(folder: Path) -> None:
+    torch.manual_seed(0)
     pose = aux("open_pose.model")
     networks = {
         "ControlNetHED.pth": aux("hed").ControlNetHED_Apache2(),
-        "mlsd_large_512_fp32.pth": aux("mlsd.models.mbv2_mlsd_large").MobileV2_MLSD_Large(),
         "facenet.pth": aux("open_pose.face").FaceNet(),
     }
     for file, network in networks.items():
         torch.save(small_state(network), folder / file)
+    lines = aux("mlsd.models.mbv2_mlsd_large").MobileV2_MLSD_Large()
+    torch.save(small_state(lines, gain=2), folder / "mlsd_large_512_fp32.pth")
     pidinet = small_state(aux("pidi.model").pidinet(), gain=5)
     torch.save({"state_dict": {f"module.{k}": v for k, v in pidinet.items()}}, folder / "table5_pidinet.pth")
     for file, network in (("body", pose.bodypose_model()), ("hand", pose.handpose_model())):
@@ -236,8 +238,10 @@ def test_mlsd_draws_the_segments_of_the_annotator(folders: dict[str, str], photo
     detector = aux("mlsd").MLSDdetector.from_pretrained(folders["mlsd"])
     expected = detector(photo, detect_resolution=128, image_resolution=128, output_type="np")[..., 0]
     assert made.any()
-    touched = cv2.dilate(made, np.ones((3, 3), np.uint8)) > 0  # it cuts coordinates off, where we round
-    assert touched[expected > 0].mean() > 0.95
+    touched = cv2.dilate(made, np.ones((3, 3), np.uint8)) > 0  # it cuts coordinates off, where we round,
+    inner = np.s_[1:-1, 1:-1]  # and so draws on the border what ends just outside
+    assert expected[inner].any()
+    assert touched[inner][expected[inner] > 0].all()
     nothing = get_condition("mlsd", weights=folders["mlsd"]).extract(photo, params | {"score": 1.0})
     assert not nothing.any()
 
