@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := all
 
 SIZE      ?= 2k        # training samples; accepts 50k
-SOURCE    ?= tabletop  # tabletop, or folder:PATH
+SOURCE    ?= tabletop  # tabletop, folder:PATH, webdataset:URL, parquet:PATH, hub:NAME
 CONDITION ?= canny     # condition map
 MODEL     ?= tabletop  # prior: tabletop, a diffusers folder, or a hub name
 STEPS     ?=           # optimizer steps; empty: the preset's
@@ -14,6 +14,7 @@ WORKERS   ?= 2         # local Dask processes
 SCHEDULER ?=           # running Dask scheduler, e.g. tcp://host:8786
 IMAGES    ?= 128       # held-out samples to generate and score
 ITEMS     ?= 20        # pairs a user-study sheet shows
+ARGS      ?=           # further options of the stage, e.g. ARGS="--image-size 512"
 NAME      ?=           # name of dataset, run and study; empty: made from the options
 PYTHON    ?= python3
 
@@ -28,6 +29,7 @@ override WORKERS := $(strip $(WORKERS))
 override SCHEDULER := $(strip $(SCHEDULER))
 override IMAGES := $(strip $(IMAGES))
 override ITEMS := $(strip $(ITEMS))
+override ARGS := $(strip $(ARGS))
 override NAME := $(strip $(NAME))
 
 export UV_PYTHON_DOWNLOADS := never
@@ -50,16 +52,16 @@ $(READY): requirements.lock pyproject.toml
 dataset: $(READY) ## raw images -> data/NAME (SOURCE, SIZE, CONDITION, SEED, WORKERS, SCHEDULER)
 	@echo "== dataset"
 	$(BIN)/cnlab-dataset build --source "$(SOURCE)" --size $(SIZE) --condition $(CONDITION) --seed $(SEED) \
-	  --workers $(WORKERS) --scheduler "$(SCHEDULER)" --name "$(DATA)"
+	  --workers $(WORKERS) --scheduler "$(SCHEDULER)" --name "$(DATA)" $(ARGS)
 
 train: $(READY) ## data/NAME -> runs/NAME (MODEL, STEPS, SEED)
 	@echo "== train"
 	$(BIN)/cnlab-train --dataset "data/$(DATA)" --model "$(MODEL)" --seed $(SEED) --name "$(RUN)" \
-	  $(if $(STEPS),--steps $(STEPS))
+	  $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 eval: $(READY) ## runs/NAME -> results/results.parquet, report.html (IMAGES)
 	@echo "== eval"
-	$(BIN)/cnlab-eval --run "runs/$(RUN)" --images $(IMAGES)
+	$(BIN)/cnlab-eval --run "runs/$(RUN)" --images $(IMAGES) $(ARGS)
 
 report: $(READY) ## results/report.html from what results/ holds
 	$(BIN)/cnlab-eval --run "runs/$(RUN)" --report-only

@@ -1,0 +1,49 @@
+"""Is the caption a text at all?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pipeline.sources.base import Rejected
+
+#: Names that cameras, phones and web sites give to files; they say nothing of what is on the picture.
+FILE_NAME = re.compile(
+    r"(?i)^(img|dsc[nf]?|dscf|pict?|image|photo|screenshot|screen shot|untitled|unnamed|whatsapp image|pxl|mvi|gopr|p)?"
+    r"[\s_-]*[\d\s_():.-]*(\.(jpe?g|png|webp|bmp|tiff?|gif))?$"
+)
+HEX = re.compile(r"(?i)^[0-9a-f-]{16,}$")
+URL = re.compile(r"(?i)^(https?://|www\.)\S+$")
+MARKUP = re.compile(r"<[a-zA-Z/!][^>]*>")
+
+
+def screen_caption(text: str, limits: Mapping[str, float]) -> None:
+    """Raise `Rejected` with caption_empty, caption_too_long or caption_not_text."""
+    text = text.strip()
+    if not text or len(text) < limits["min_caption"]:
+        if limits["min_caption"] > 0:
+            raise Rejected("caption_empty", repr(text))
+        return
+    if len(text) > limits["max_caption"]:
+        raise Rejected("caption_too_long", f"{len(text)} characters")
+    if limits["min_letters"] > 0 and (why := _not_text(text, limits["min_letters"])):
+        raise Rejected("caption_not_text", f"{why}: {text[:80]!r}")
+
+
+def _not_text(text: str, min_letters: float) -> str:
+    """Why ``text`` is no caption, or an empty string."""
+    for pattern, why in ((FILE_NAME, "a file name"), (HEX, "a hash"), (URL, "an address")):
+        if pattern.match(text):
+            return why
+    if "\ufffd" in text:
+        return "broken encoding"
+    if MARKUP.search(text):
+        return "markup"
+    solid = [c for c in text if not c.isspace()]
+    letters = sum(c.isalpha() for c in solid) / len(solid)
+    if letters < min_letters:
+        return f"{letters:.2f} letters"
+    words = text.lower().split()
+    if len(words) >= 6 and len(set(words)) <= len(words) // 3:
+        return "the same words again and again"
+    return ""
