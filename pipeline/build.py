@@ -191,7 +191,7 @@ def build(config: DatasetConfig) -> dict[str, Any]:
     """Build (or finish, or find) the dataset of ``config``; returns its header, the content of dataset.json."""
     if config.decontaminate and config.duplicates == "off":
         raise CnlabError("decontaminate needs duplicates on; give --duplicates on")
-    keys = Recipe(config).source.keys()  # also checks that every part of the recipe is there
+    recipe = Recipe(config)
     about, identity = source_identity(config)
     folder = config.folder
     with lock_folder(folder):
@@ -199,8 +199,9 @@ def build(config: DatasetConfig) -> dict[str, Any]:
             print(f"{folder} is complete")
             header: dict[str, Any] = read_json(folder / HEADER)
             return header
+        recipe.prepare()
         _claim(config, identity)
-        splits = ranked(keys, config.eval_share)
+        splits = ranked(recipe.source.keys(), config.eval_share)
         print(f"{folder}: {config.resolved_size} train + {config.eval_size} eval samples", flush=True)
         with runner(config) as run:
             job = Job(config, identity, run, Ledger(folder / LEDGER), Index(int(config.limits["duplicate_bits"])))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.io import CnlabError, fingerprint, format_size, parse_size
+from pipeline.io import CnlabError, fingerprint, format_size, parse_size, sha256_file
 from pipeline.screen.limits import PRESETS, resolve_limits
 
 FORMAT = 2  # of the folder's layout; raised when old folders can no longer be read
@@ -119,9 +119,9 @@ class DatasetConfig:
 
 
 def weights_mark(where: str) -> str:
-    """A hub name as it is; a local folder or file as a hash of its files' names and sizes, wherever it lies."""
+    """A hub name as it is; a local folder or file as a hash of its files, wherever it lies."""
     path = Path(where)
     if not path.exists():
         return where
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return fingerprint([(p.relative_to(path).as_posix(), p.stat().st_size) for p in files])[:16]
+    return fingerprint([(p.relative_to(path).as_posix(), sha256_file(p)) for p in files])[:16]

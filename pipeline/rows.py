@@ -52,6 +52,11 @@ class Recipe:
         self.captioners: list[Captioner] = [get_captioner(n, config.weights.get(n, "")) for n in config.captions]
         self.judges = self._judges()
 
+    def prepare(self) -> None:
+        """Load all weights now, so that what is missing is said at once and by the process that can be heard."""
+        for condition in self.conditions:
+            condition.prepare()
+
     def _judges(self) -> dict[str, Any]:
         judges: dict[str, Any] = {}
         if "clip" in self.config.weights:

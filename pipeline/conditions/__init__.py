@@ -58,8 +58,9 @@ def weight_free() -> list[str]:
 
 def get_condition(name: str, given: tuple[str, ...] = (), weights: str = "") -> Condition:
     """The extractor called ``name``; for a map that comes with the source (``given``) one that only hands it on."""
-    if name in given:
-        return Given(name)
+    if name in given:  # edges drawn by others are stored and screened like our own
+        known = next((kind for kind in (*WEIGHT_FREE, *WEIGHTED) if kind.name == name), Given)
+        return Given(name, known.binary, known.soft, known.light_on_dark, known.aligned)
     if name in ABSENT:
         raise CnlabError(f"condition {name!r} {ABSENT[name]}")
     if name not in REGISTRY:

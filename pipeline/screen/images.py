@@ -39,8 +39,8 @@ def figures(image: NDArray[np.uint8]) -> dict[str, float]:
     """
     from skimage.measure import blur_effect
 
-    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    laplacian = cv2.Laplacian(grey, cv2.CV_32F, scale=1 / 255)
+    grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY), np.uint8)
+    laplacian = np.asarray(cv2.Laplacian(grey, cv2.CV_32F, scale=1 / 255), np.float32)
     return {
         "brightness": float(grey.mean()) / 255,
         "contrast": float(grey.std()) / 255,
@@ -57,8 +57,8 @@ def sharpest_tile(grey: NDArray[np.uint8], laplacian: Grey) -> NDArray[np.uint8]
     if min(grey.shape) <= TILE:
         return grey
     step = TILE // 4
-    energy = cv2.blur(laplacian * laplacian, (TILE, TILE))
-    energy = energy[TILE // 2 : 1 - TILE // 2 : step, TILE // 2 : 1 - TILE // 2 : step]
+    mean = cv2.blur(laplacian * laplacian, (TILE, TILE))
+    energy = mean[TILE // 2 : 1 - TILE // 2 : step, TILE // 2 : 1 - TILE // 2 : step]
     y, x = np.unravel_index(int(energy.argmax()), energy.shape)
     return grey[y * step : y * step + TILE, x * step : x * step + TILE]
 
@@ -75,7 +75,7 @@ def _chroma(image: NDArray[np.uint8]) -> float:
 def border_share(grey: NDArray[np.uint8]) -> float:
     """Share of the picture in bars: lines of one colour on two opposite sides, ending in a step on both."""
     height, width = grey.shape
-    return max(_bars(grey) / height, _bars(grey.T) / width)
+    return float(max(_bars(grey) / height, _bars(grey.T) / width))
 
 
 def _bars(grey: NDArray[np.uint8]) -> int:

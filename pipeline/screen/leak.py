@@ -8,6 +8,7 @@ a linear reader, fitted on other images, recovers from the map.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,19 +33,19 @@ class LeakReport:
 def _features(made: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(H, W) uint8 -> (SIDE, SIDE, F) float32 in [0, 1]: the map, and its faint part without the lines above it."""
     reach = PATCH // 2
-    planes = [np.ones((SIDE, SIDE), np.float32)]
+    planes: list[NDArray[Any]] = [np.ones((SIDE, SIDE), np.float32)]
     for cap in CAPS:
         capped = np.minimum(made, cap).astype(np.float32) / cap
         small = cv2.resize(capped, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         padded = cv2.copyMakeBorder(small, reach, reach, reach, reach, cv2.BORDER_REFLECT)
         planes += [padded[y : y + SIDE, x : x + SIDE] for y in range(PATCH) for x in range(PATCH)]
         planes += [cv2.blur(small, (size, size)) for size in SCALES]
-    return np.stack(planes, -1)
+    return np.stack(planes, -1).astype(np.float32)
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    return np.asarray(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float32) / np.float32(255)
 
 
 def leak(images: NDArray[np.uint8], maps: NDArray[np.uint8], seed: int = 0) -> LeakReport:

@@ -58,8 +58,8 @@ def structure(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     if magnitude.ndim == 3:
         magnitude = magnitude.max(2)
     capped = np.minimum(magnitude, 4 * float(magnitude.mean()) + 1e-6)
-    cells = cv2.resize(capped, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
-    cells -= cells.mean()
+    cells = np.asarray(cv2.resize(capped, (CELLS, CELLS), interpolation=cv2.INTER_AREA), np.float32)
+    cells = cells - cells.mean()
     norm = float(np.linalg.norm(cells))
     return cells / norm if norm > 1e-3 else np.zeros_like(cells)
 

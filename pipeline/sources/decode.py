@@ -1,0 +1,135 @@
+"""One decoder for every photograph: bytes of unknown origin to upright sRGB pixels, or a reason.
+
+| reason | what it is |
+|---|---|
+| not_image | no format of `FORMATS`, whatever the name says |
+| decode | a damaged or truncated file |
+| too_large | more than 64 million pixels or 256 MB; told before any pixel is decoded |
+| animated | several frames (GIF, APNG, WebP, TIFF): which one was meant? |
+| unsupported_mode | float, 32-bit or Lab pixels, which have no agreed way to 8-bit sRGB |
+| unreadable | the file could not be read at all (permissions, I/O) |
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError
+
+from pipeline.sources.base import Rejected
+
+#: Pillow's readers that are used. MPO: phones' JPEGs with a second picture, of which the first is taken.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF")
+MAX_PIXELS = 64_000_000  # decompression-bomb cap; Pillow itself only warns at 89 million
+MAX_BYTES = 256_000_000
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N")  # 16-bit grey
+PLAIN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "CMYK", "HSV")
+#: The luminance table of ITU-T T.81, Annex K.1, which IJG's quality scale multiplies; only its sum is needed.
+IJG_LUMINANCE_SUM = 3688
+
+
+def decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, dict[str, Any]]:
+    """Decode one image.
+
+    Returns (image, width, height, facts): image (H, W, 3) uint8 sRGB, upright, alpha composited on white. A JPEG may come
+    reduced by 2, 4 or 8 (draft mode), its shorter side still at least ``image_size``; width and height are the
+    original's, upright. facts: ``format``, ``mode``, ``icc`` (none, applied, broken), and ``jpeg_quality`` (1 ... 100).
+    Raises `Rejected` and nothing else.
+    """
+    if len(data) > MAX_BYTES:
+        raise Rejected("too_large", f"{len(data)} bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters is raised or checked here
+            return _decode(data, image_size)
+    except Rejected:
+        raise
+    except UnidentifiedImageError as error:
+        raise Rejected("not_image", "no known image format") from error
+    except Image.DecompressionBombError as error:
+        raise Rejected("too_large", "decompression bomb") from error
+    except Exception as error:  # whatever a hostile file makes of a parser, it is the file's fault
+        raise Rejected("decode", f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def _decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, dict[str, Any]]:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise Rejected("too_large", f"{width}x{height}")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":
+            raise Rejected("animated", f"{frames} frames of {image.format}")
+        if image.mode not in (*PLAIN, *DEEP):
+            raise Rejected("unsupported_mode", image.mode)
+        facts: dict[str, Any] = {"format": image.format, "mode": image.mode, "icc": "none"}
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            facts["jpeg_quality"] = jpeg_quality(image)
+            image.draft(None, (image_size, image_size))
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        icc = image.info.get("icc_profile")
+        image.load()
+        picture = ImageOps.exif_transpose(image) or image
+        colours, facts["icc"] = _to_srgb(picture, icc)
+    if turned:
+        width, height = height, width
+    return np.asarray(colours, dtype=np.uint8), width, height, facts
+
+
+def jpeg_quality(image: JpegImagePlugin.JpegImageFile) -> int:
+    """Quality, 1 ... 100, on IJG's scale, from the sum of the luminance table (the inverse of jpeg_quality_scaling)."""
+    table = image.quantization.get(0)
+    if not table:
+        return 100
+    scale = 100 * sum(table) / IJG_LUMINANCE_SUM
+    return int(np.clip(round((200 - scale) / 2 if scale <= 100 else 5000 / scale), 1, 100))
+
+
+def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
+    """Any accepted mode -> RGB on white, converted by its profile; and what became of that."""
+    if image.mode in DEEP:
+        deep = np.asarray(image, dtype=np.uint32)
+        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB"), "none"
+    if image.mode != "CMYK":
+        image = _flat(image)
+    if not icc:
+        return image.convert("RGB"), "none"
+    try:
+        return _by_profile(image, icc), "applied"
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image.convert("RGB"), "broken"  # what every viewer does: show it as if it were sRGB
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Without palette and alpha: L or RGB, composited on white."""
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+@cache
+def _srgb() -> Any:
+    return ImageCms.createProfile("sRGB")
+
+
+@cache
+def _profile(icc: bytes) -> Any:
+    return ImageCms.ImageCmsProfile(io.BytesIO(icc))
+
+
+def _by_profile(image: Image.Image, icc: bytes) -> Image.Image:
+    profile = _profile(icc) if len(icc) < 100_000 else ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    if ImageCms.getProfileDescription(profile).strip().startswith("sRGB") and image.mode == "RGB":
+        return image
+    converted = ImageCms.profileToProfile(image, profile, _srgb(), outputMode="RGB")
+    assert converted is not None  # None only when converting in place
+    return converted
