@@ -2,7 +2,7 @@
 
     python -m trainer.prior --work prior-work
 
-Every part is resumable by the same command; the whole takes about two hours on two cores.
+Every part is resumable by the same command; the whole takes about five hours on two cores.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pipeline.io import run_cli, write_json
 class PriorConfig:
     """Train tabletop-clip and tabletop-sd; `python -m evaluation.prior_quality` then measures them."""
 
-    work: Path = Path("prior-work")  # renders, caches, checkpoints: about 4 GB
+    work: Path = Path("prior-work")  # renders, caches, checkpoints: about 5 GB
     weights: Path = Path(__file__).parent / "weights"  # where the finished models go
-    count: int = 30_000  # training renders
+    count: int = 40_000  # training renders
     reuse: bool = False  # keep the shipped CLIP and autoencoder, train only the UNet
 
 

@@ -22,7 +22,7 @@ from trainer.prior.fit import FitConfig, batch_indices, fit
 from trainer.prior.models import TOKENS, build_clip, swapped
 from trainer.prior.renders import CLASSES, Renders
 
-CONFIG = FitConfig(steps=1800, lr=1e-3, batch=128, warmup=150, ema_decay=0.995, weight_decay=0.05)
+CONFIG = FitConfig(steps=1550, lr=1e-3, batch=128, warmup=150, ema_decay=0.995, weight_decay=0.05)
 SWAPS = (tuple(COLORS), SHAPES, MATERIALS, SIZES)
 KINDS = (tuple(COLORS), MATERIALS, SIZES, FLOORS)  # replaced in turn; shapes are replaced at every step
 SHIFT = 8  # pixels, of the augmentation: half a patch

@@ -38,7 +38,7 @@ def class_shares(segment: NDArray[np.uint8]) -> NDArray[np.uint8]:
     cell = segment.shape[0] // CELLS
     blocks = segment.reshape(CELLS, cell, CELLS, cell)
     counts = (blocks[..., None] == np.arange(CLASSES)).mean((1, 3))
-    return np.round(255 * counts).astype(np.uint8)
+    return np.asarray(np.round(255 * counts), dtype=np.uint8)
 
 
 def _fill(images_path: str, shares_path: str, seed: int, start: int, stop: int, size: int) -> tuple[int, list[str]]:

@@ -17,7 +17,7 @@ from trainer.diffusion import diffusion_target
 from trainer.prior.fit import FitConfig, batch_indices, fit
 from trainer.prior.models import build_scheduler, build_unet
 
-CONFIG = FitConfig(steps=2800, lr=1e-3, batch=32, warmup=200, ema_decay=0.998, weight_decay=0.0)
+CONFIG = FitConfig(steps=6200, lr=1e-3, batch=32, warmup=200, ema_decay=0.998, weight_decay=0.0)
 EMPTY_PROMPT_RATE = 0.1  # for classifier-free guidance (Ho and Salimans, 2022)
 
 
