@@ -157,7 +157,7 @@ class Job:
 
 def hash_images(spec: str, config: DatasetConfig, keys: tuple[str, ...]) -> list[Mark]:
     """The Dask task of decontamination: marks of a foreign source's images; those that cannot be read have none."""
-    source = open_source(spec, config.seed, config.image_size)
+    source = open_source(spec, config.seed, config.image_size, ())
     marks = []
     for number, key in enumerate(keys):
         try:
@@ -175,7 +175,7 @@ def _add_outside(run: Runner, config: DatasetConfig, index: Index) -> None:
         for marks in run(hash_images, [(config.decontaminate, config, chunk) for chunk in chunks]):
             for mark in marks:
                 index.add(mark, "outside")
-            bar.update(min(CHUNK, bar.total - bar.n))
+            bar.update(min(CHUNK, len(keys) - int(bar.n)))
 
 
 def source_identity(config: DatasetConfig) -> tuple[dict[str, Any], str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import csv
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -44,7 +46,7 @@ def write_quarantine(folder: Path) -> None:
         writer = csv.writer(out)
         writer.writerow(["key", "rank", "split", "reason", "detail"])
         for row in frame.itertuples(index=False):
-            writer.writerow([for_csv(row.key), row.rank, row.split, row.reason, for_csv(row.detail)])
+            writer.writerow([for_csv(str(row.key)), row.rank, row.split, row.reason, for_csv(str(row.detail))])
     reasons = []
     for reason, group in frame.groupby("reason", sort=True):
         rows = [_shown(row) for row in group.head(SHOWN).to_dict("records")]
@@ -55,7 +57,7 @@ def write_quarantine(folder: Path) -> None:
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
-def _shown(row: dict[str, object]) -> dict[str, str]:
+def _shown(row: Mapping[Hashable, Any]) -> dict[str, str]:
     thumbnail = row["thumbnail"]
     data = thumbnail["bytes"] if isinstance(thumbnail, dict) else b""
     return {

@@ -9,18 +9,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.captions import Captioner, get_captioner
-from pipeline.captions.base import clean_caption
-from pipeline.conditions import Condition, get_condition
+from pipeline.captions import Captioner, clean_caption, get_captioner
+from pipeline.conditions import REGISTRY, Condition, get_condition
 from pipeline.conditions.base import safe_quantise, sample_rng
 from pipeline.config import DatasetConfig
 from pipeline.duplicates import perceptual_hash, pixel_hash
+from pipeline.io import CnlabError
 from pipeline.screen import figures, screen_caption, screen_image, screen_map, screen_raw
 from pipeline.screen.thumbs import thumbnail
 from pipeline.shards import decode_image, encode_jpeg, encode_png
 from pipeline.sources import Raw, Rejected, open_source
+from pipeline.sources.files import LABELS
 
 Picture = NDArray[np.uint8]
+MODELS = ("blip", "interrogator", "clip", "nsfw")  # that are no conditions and take weights
 
 
 def square(image: Picture, size: int, nearest: bool = False) -> Picture:
@@ -45,17 +47,20 @@ class Recipe:
 
     def __init__(self, config: DatasetConfig) -> None:
         self.config, self.limits = config, config.limits
-        self.source = open_source(config.source, config.seed, config.image_size)
+        if unknown := sorted(set(config.weights) - {*REGISTRY, *MODELS}):
+            known = ", ".join((*MODELS, *sorted(REGISTRY)))
+            raise CnlabError(f"weights are given for {', '.join(unknown)}; only these can have any: {known}")
+        self.source = open_source(config.source, config.seed, config.image_size, config.condition)
         self.conditions: list[Condition] = [
             get_condition(name, self.source.given, config.weights.get(name, "")) for name in config.condition
         ]
-        self.captioners: list[Captioner] = [get_captioner(n, config.weights.get(n, "")) for n in config.captions]
+        self.captioners: list[Captioner] = [get_captioner(name, config.weights) for name in config.captions]
         self.judges = self._judges()
 
     def prepare(self) -> None:
         """Load all weights now, so that what is missing is said at once and by the process that can be heard."""
-        for condition in self.conditions:
-            condition.prepare()
+        for part in (*self.conditions, *self.captioners, *self.judges.values()):
+            part.prepare()
 
     def _judges(self) -> dict[str, Any]:
         judges: dict[str, Any] = {}
@@ -115,12 +120,9 @@ class Recipe:
         params = condition.draw(rng)
         if name in raw.maps:
             given = raw.maps[name]
-            if given.shape[:2] != raw.image.shape[:2]:
-                drifted = (
-                    f"{name}: {given.shape[1]}x{given.shape[0]}, its image {raw.image.shape[1]}x{raw.image.shape[0]}"
-                )
-                raise Rejected("map_size", drifted)
-            made = square(given, self.config.image_size, nearest=name == "segment")
+            made = square(given, self.config.image_size, nearest=name in LABELS)
+        elif name in self.source.given:
+            raise Rejected("map_missing", name)
         else:
             made = condition.extract(image, params)
         screen_map(image, made, condition, self.limits)
@@ -132,17 +134,19 @@ class Recipe:
         }
 
     def _caption(self, raw: Raw, image: Picture) -> dict[str, Any]:
-        said = {c.name: clean_caption(c.caption(image, raw.captions) or "") for c in self.captioners}
+        folder = raw.key.rpartition("/")[0].rpartition("/")[2]
+        given = {**raw.captions, "key": raw.key, "folder": folder}
+        said = {c.name: clean_caption(c.caption(image, given) or "") for c in self.captioners}
         said = {name: text for name, text in said.items() if text}
         source, text = next(iter(said.items()), ("", ""))
         screen_caption(text, self.limits)
         scores: dict[str, float | None] = {"clip_match": None, "nsfw": None}
         if judge := self.judges.get("clip_match"):
-            scores["clip_match"] = judge.score(image, text)
-            if scores["clip_match"] < self.limits["min_clip"]:
-                raise Rejected("caption_mismatch", f"CLIP similarity {scores['clip_match']:.3f}: {text[:80]}")
+            scores["clip_match"] = match = judge.score(image, text)
+            if match < self.limits["min_clip"]:
+                raise Rejected("caption_mismatch", f"CLIP similarity {match:.3f}: {text[:80]}")
         if judge := self.judges.get("nsfw"):
-            scores["nsfw"] = judge.score(image)
-            if scores["nsfw"] > self.limits["max_nsfw"]:
-                raise Rejected("nsfw", f"probability {scores['nsfw']:.3f}")
+            scores["nsfw"] = probability = judge.score(image)
+            if probability > self.limits["max_nsfw"]:
+                raise Rejected("nsfw", f"probability {probability:.3f}")
         return {"text": text, "caption_source": source, "captions": json.dumps(said, ensure_ascii=False), **scores}

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.conditions.base import Params, Picture, log_uniform
-from pipeline.conditions.weights import Weighted, annotate, loading
+from pipeline.conditions.weights import Weighted, annotate
 from pipeline.io import CnlabError
+from pipeline.models import loading
 
 MOST_FACES = 10  # in a picture
 

@@ -6,7 +6,8 @@ from functools import cache
 from typing import Any
 
 from pipeline.conditions.base import Params, Picture
-from pipeline.conditions.weights import Weighted, annotate, device, loading
+from pipeline.conditions.weights import Weighted, annotate
+from pipeline.models import device, loading
 
 
 class NormalBae(Weighted):

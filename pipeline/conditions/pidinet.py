@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.conditions.base import Params, Picture
-from pipeline.conditions.weights import Weighted, annotate, device, loading
+from pipeline.conditions.weights import Weighted, annotate
+from pipeline.models import device, loading
 
 
 class PidiNet(Weighted):

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.conditions.base import Params, Picture
-from pipeline.conditions.weights import Weighted, at_resolution, device, loading, resize
+from pipeline.conditions.weights import Weighted, at_resolution, resize
 from pipeline.io import CnlabError
+from pipeline.models import device, loading
 
 
 class Segment(Weighted):

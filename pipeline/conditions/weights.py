@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 
 from pipeline.conditions.base import Extractor, Params, Picture
-from pipeline.io import CnlabError
 
 ANNOTATORS = "lllyasviel/Annotators"  # hub repository of ControlNet 1.1's annotators
 #: Pixels of the shorter side for annotators: the three of ControlNet 1.1's depth maps, so as not to overfit one.
@@ -34,28 +29,6 @@ class Weighted(Extractor):
     def draw(self, rng: np.random.Generator) -> Params:
         """``resolution`` at which the annotator runs, pixels of the shorter side."""
         return {"resolution": int(rng.choice(RESOLUTIONS))}
-
-
-@contextlib.contextmanager
-def loading(name: str, where: str) -> Iterator[None]:
-    """Quietly load the model of condition ``name`` from ``where``; whatever fails becomes one CnlabError line."""
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # of optional annotators that are not used here
-            yield
-    except Exception as error:  # damaged files and unreachable hubs raise nearly anything
-        said = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
-        raise CnlabError(
-            f"the model of condition {name!r} cannot be loaded from {where} ({type(error).__name__}: {said}); "
-            f"give a local folder or another hub name with --weights {name} PATH"
-        ) from error
-
-
-def device() -> str:
-    """CUDA if there is one, else the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def resize(image: Picture, width: int, height: int) -> Picture:

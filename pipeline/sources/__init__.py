@@ -8,8 +8,11 @@ from pipeline.sources.base import Raw, Rejected, Source
 __all__ = ["Raw", "Rejected", "Source", "open_source"]
 
 
-def open_source(spec: str, seed: int, image_size: int) -> Source:
-    """``tabletop`` or ``folder:PATH``; raises CnlabError for anything else."""
+def open_source(spec: str, seed: int, image_size: int, maps: tuple[str, ...] | None = None) -> Source:
+    """``tabletop``, ``folder:PATH``, ``webdataset:URL``, ``parquet:PATH`` or ``hub:NAME[:SPLIT[:ROWS]]``.
+
+    ``maps`` limits the given maps that are read to those named; None reads all. Raises CnlabError.
+    """
     name, _, where = spec.partition(":")
     if name == "tabletop":
         from pipeline.sources.tabletop import Tabletop
@@ -18,5 +21,18 @@ def open_source(spec: str, seed: int, image_size: int) -> Source:
     if name == "folder":
         from pipeline.sources.folder import Folder
 
-        return Folder(where, image_size)
-    raise CnlabError(f"unknown source {spec!r}; use tabletop or folder:PATH")
+        return Folder(where, image_size, maps)
+    if name == "webdataset":
+        from pipeline.sources.webdataset import WebDataset
+
+        return WebDataset(where, image_size, maps)
+    if name == "parquet":
+        from pipeline.sources.tables import open_parquet
+
+        return open_parquet(where, image_size, maps)
+    if name == "hub":
+        from pipeline.sources.tables import open_hub
+
+        return open_hub(where, image_size, maps)
+    known = "tabletop, folder:PATH, webdataset:URL, parquet:PATH or hub:NAME"
+    raise CnlabError(f"unknown source {spec!r}; use {known}")

@@ -25,7 +25,7 @@ class Raw:
     captions  caption source -> text, best first, as they came: ``sidecar``, ``metadata``, ``filename``, ``template``
     width     of the original, upright, pixels; ``height`` likewise
     maps      ground-truth maps that come with the source, name -> (H, W, 3) uint8, aligned with ``image``
-    facts     of the file: ``format`` (Pillow's name), ``mode``, ``jpeg_quality`` (1 ... 100, estimated), ``license`` ...
+    facts     of the file: ``format`` (Pillow's name), ``mode``, ``jpeg_quality`` (1 ... 100), ``license`` ...
     """
 
     key: str

@@ -36,9 +36,9 @@ IJG_LUMINANCE_SUM = 3688
 def decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, dict[str, Any]]:
     """Decode one image.
 
-    Returns (image, width, height, facts): image (H, W, 3) uint8 sRGB, upright, alpha composited on white. A JPEG may come
-    reduced by 2, 4 or 8 (draft mode), its shorter side still at least ``image_size``; width and height are the
-    original's, upright. facts: ``format``, ``mode``, ``icc`` (none, applied, broken), and ``jpeg_quality`` (1 ... 100).
+    Returns (image, width, height, facts): image (H, W, 3) uint8 sRGB, upright, alpha composited on white. A JPEG may
+    come reduced by 2, 4 or 8 (draft mode), its shorter side still at least ``image_size``; width and height are the
+    original's, upright. facts: ``format``, ``mode``, ``icc`` (none, applied, broken), ``jpeg_quality`` (1 ... 100).
     Raises `Rejected` and nothing else.
     """
     if len(data) > MAX_BYTES:

@@ -360,7 +360,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 )  # fmt: skip
 def test_damaged_weights_are_one_line(damage: str, name: str, file: str, tmp_path: Path) -> None:
     DAMAGES[damage](tmp_path / file)
-    with pytest.raises(CnlabError, match=rf"^the model of condition '{name}' cannot be loaded from .*--weights {name}"):
+    with pytest.raises(CnlabError, match=rf"^the model '{name}' cannot be loaded from .*--weights {name}"):
         get_condition(name, weights=str(tmp_path)).prepare()
 
 

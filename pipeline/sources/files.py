@@ -1,0 +1,102 @@
+"""What the sources of photographs share: suffixes, keys, captions beside images, and maps that come with them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.io import CnlabError
+from pipeline.sources.base import Rejected
+from pipeline.sources.decode import decode
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+MAX_TEXT = 100_000  # bytes of a caption file that are read: enough to tell that it is too long
+TEXT_COLUMNS = ("text", "caption", "prompt")
+FACTS = ("license", "url", "author", "title", "punsafe", "similarity", "original_width", "original_height")
+LABELS = ("segment",)  # maps whose colours are classes: never blended
+
+
+def is_image(name: str) -> bool:
+    """By its suffix; what is inside decides `pipeline.sources.decode`."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def stem(name: str) -> str:
+    """Without the last suffix."""
+    return name.rpartition(".")[0]
+
+
+def printable_key(name: str) -> str:
+    """A file name as a key: itself, or, where it is no UTF-8, spelt with escapes and made unique by a hash."""
+    raw = name.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"{raw.decode('utf-8', 'backslashreplace')}~{hashlib.sha256(raw).hexdigest()[:8]}"
+
+
+def read_text(data: bytes) -> str:
+    """A caption file's text: UTF-8, or UTF-16 with its mark as Windows writes it; what is neither becomes U+FFFD."""
+    data = data[:MAX_TEXT]
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace").strip()
+    return data.decode("utf-8-sig", "replace").strip()
+
+
+def caption_in(row: Mapping[str, Any]) -> str:
+    """The first of `TEXT_COLUMNS` that says anything; of a list of captions the first."""
+    for name in TEXT_COLUMNS:
+        value = row.get(name)
+        if isinstance(value, (list, tuple)) and value:
+            value = value[0]
+        if isinstance(value, str) and value.strip():
+            return value[:MAX_TEXT].strip()
+    return ""
+
+
+def facts_in(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says about its image and is worth keeping (`FACTS`); numbers and short texts only."""
+    plain = {name: row[name] for name in FACTS if isinstance(row.get(name), (str, int, float))}
+    return {name: value[:500] if isinstance(value, str) else value for name, value in plain.items()}
+
+
+def read_metadata(name: str, text: str) -> dict[str, dict[str, Any]]:
+    """``file_name`` -> row of metadata.jsonl or metadata.csv, the layout of `datasets`' imagefolder."""
+    try:
+        if name.endswith(".jsonl"):
+            rows: Iterable[Any] = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        return {str(row["file_name"]): dict(row) for row in rows}
+    except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
+        raise CnlabError(f"{name}: every row needs file_name, and text or maps ({error!r:.200})") from error
+
+
+def fitted_map(name: str, data: bytes, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode the map ``name`` and lay it on ``image``.
+
+    image  (H, W, 3) uint8, upright, perhaps reduced; ``size`` its original's (width, height)
+    Returns (H, W, 3) uint8. Raises `Rejected`: map_size where the map's aspect is not the image's (to a hundredth or a
+    pixel), map_missing where it cannot be read.
+    """
+    height, width = image.shape[:2]
+    try:
+        made, map_width, map_height, _ = decode(data, min(height, width))
+    except Rejected as error:
+        raise Rejected("map_missing", f"{name}: {error.reason}, {error.detail}") from error
+    drift = abs(map_width * size[1] / (map_height * size[0]) - 1)
+    if drift > max(0.01, 1 / min(map_width, map_height)):
+        raise Rejected("map_size", f"{name}: {map_width}x{map_height}, its image {size[0]}x{size[1]}")
+    if made.shape[:2] == (height, width):
+        return made
+    smooth = cv2.INTER_AREA if made.shape[0] > height else cv2.INTER_LINEAR
+    method = cv2.INTER_NEAREST if name in LABELS else smooth
+    return np.asarray(cv2.resize(made, (width, height), interpolation=method), dtype=np.uint8)

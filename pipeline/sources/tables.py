@@ -1,0 +1,179 @@
+"""Tables with an image column: Parquet files, and datasets of the hub, both through `datasets`.
+
+Rank order visits rows at random, which a Parquet file cannot serve: `datasets` therefore writes the table once to its
+cache of memory-mapped Arrow files (as large as the table), which all workers share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from pipeline.io import CnlabError, fingerprint, parse_size
+from pipeline.sources.base import Raw, Rejected
+from pipeline.sources.decode import MAX_BYTES, decode
+from pipeline.sources.files import caption_in, facts_in, fitted_map
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")  # names of a picture, best first
+KEY_COLUMNS = ("key", "__key__", "image_id", "id")
+NOT_MAPS = ("conditioning_image", "thumbnail")  # the first repeats one of the maps by its name
+
+
+class Table:
+    """Rows of a `datasets.Dataset`.
+
+    keys   the column ``key``, ``__key__``, ``image_id`` or ``id`` if there is one, else ``row-N`` (so that rows should
+           then only be appended)
+    maps   every further image column, by its name
+    """
+
+    def __init__(self, rows: Any, mark: str, image_size: int, wanted: tuple[str, ...] | None = None) -> None:
+        from datasets import Image
+
+        pictures = [name for name, kind in rows.features.items() if _is_picture(name, kind)]
+        self._image = next((n for n in (*IMAGE_COLUMNS, *pictures) if n in pictures), "")
+        if not self._image:
+            raise CnlabError(f"no image column (Image, bytes or binary) among {', '.join(rows.features)}")
+        for name in pictures:
+            if isinstance(rows.features[name], Image):
+                rows = rows.cast_column(name, Image(decode=False))
+        self.given = tuple(n for n in pictures if n != self._image and n not in NOT_MAPS)
+        self._rows, self._mark, self.image_size, self.wanted = rows, mark, image_size, wanted
+        self._keys = {key: i for i, key in enumerate(_keys(rows))}
+        asked = [n for n in self.given if wanted is None or n in wanted]
+        self._view = rows.select_columns([n for n in rows.features if n not in self.given or n in asked])
+
+    def keys(self) -> list[str]:
+        """See the class."""
+        return list(self._keys)
+
+    def fingerprint(self) -> str:
+        """Of the files behind the table."""
+        return self._mark
+
+    def load(self, key: str) -> Raw:
+        """Read one row. Raises `Rejected` with the reasons of `decode` and `fitted_map`."""
+        row = self._view[self._keys[key]]
+        image, width, height, facts = decode(_bytes(row[self._image]), self.image_size)
+        maps = {
+            name: fitted_map(name, _bytes(row[name]), image, (width, height))
+            for name in self.given
+            if row.get(name) is not None
+        }
+        said = caption_in(row)
+        return Raw(key, image, {"column": said} if said else {}, width, height, maps, {**facts, **facts_in(row)})
+
+
+def _is_picture(name: str, kind: Any) -> bool:
+    from datasets import Image, Value
+
+    if isinstance(kind, Image):
+        return True
+    if isinstance(kind, dict):
+        return "bytes" in kind
+    return isinstance(kind, Value) and "binary" in kind.dtype and name in IMAGE_COLUMNS
+
+
+def _keys(rows: Any) -> list[str]:
+    column = next((n for n in KEY_COLUMNS if n in rows.column_names), None)
+    if column is None:
+        return [f"row-{i:09d}" for i in range(len(rows))]
+    named = [str(value) for value in rows[column]]
+    often = Counter(named)
+    return [key if often[key] == 1 else f"{key}#{i}" for i, key in enumerate(named)]
+
+
+def _bytes(cell: Any) -> bytes:
+    """The bytes of an image cell. A path is only followed inside the cache of `datasets`: tables come from anywhere."""
+    from datasets import config
+
+    if isinstance(cell, dict):
+        path = cell.get("path")
+        data = cell.get("bytes")
+        if data is None and path:
+            try:
+                inside = Path(path).resolve().is_relative_to(Path(config.HF_CACHE_HOME).resolve())
+                if inside and Path(path).stat().st_size <= MAX_BYTES:
+                    return Path(path).read_bytes()
+            except OSError as error:
+                raise Rejected("unreadable", str(error.strerror)) from error
+            raise Rejected("unreadable", "the row names a file and holds no bytes")
+        cell = data
+    if not isinstance(cell, bytes):
+        raise Rejected("unreadable", "the row holds no image")
+    return cell
+
+
+def open_parquet(where: str, image_size: int, wanted: tuple[str, ...] | None = None) -> Table:
+    """Parquet files at ``where``: a file, a glob, or a folder (of a finished dataset: its train and eval shards)."""
+    from datasets import load_dataset
+
+    folder = Path(where).expanduser()
+    if where and folder.is_dir():
+        ours = (folder / "dataset.json").is_file()
+        found = sorted(
+            p for part in (("train-*", "eval-*") if ours else ("**/*",)) for p in folder.glob(f"{part}.parquet")
+        )
+    else:
+        found = sorted(Path(p) for p in fsspec.filesystem("file").glob(str(folder)))
+    if not where or not found:
+        raise CnlabError(f"no Parquet files at {where!r}; give SOURCE=parquet:PATH, a file, a folder or a glob")
+    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in found]
+    try:
+        rows = load_dataset("parquet", data_files=[str(p) for p in found], split="train")
+    except Exception as error:  # damaged files raise nearly anything
+        raise _unreadable(where, error) from error
+    return Table(rows, fingerprint(stats), image_size, wanted)
+
+
+def open_hub(where: str, image_size: int, wanted: tuple[str, ...] | None = None) -> Table:
+    """``NAME[:SPLIT[:ROWS]]`` of the hub, or a local folder that `datasets.load_dataset` reads; SPLIT is train.
+
+    With ROWS (e.g. 50k) the split is streamed and only that many rows from its head are fetched and kept.
+    """
+    from datasets import Dataset, Image, load_dataset
+
+    name, _, rest = where.partition(":")
+    split, _, rows = rest.partition(":")
+    if not name:
+        raise CnlabError("give a dataset of the hub: SOURCE=hub:NAME, hub:NAME:SPLIT or hub:NAME:SPLIT:ROWS")
+    count = parse_size(rows) if rows else 0
+    try:
+        if not count:
+            table = load_dataset(name, split=split or "train")
+            return Table(table, fingerprint([where, table._fingerprint]), image_size, wanted)
+        stream = load_dataset(name, split=split or "train", streaming=True)
+        features = stream.features or stream._resolve_features().features
+        for column, kind in features.items():
+            if isinstance(kind, Image):
+                stream = stream.cast_column(column, Image(decode=False))
+        kept = {"name": name, "split": split or "train", "count": count}
+        table = Dataset.from_generator(_Head(stream, kept), features=features)
+    except CnlabError:
+        raise
+    except Exception as error:  # the hub, its files and the network raise nearly anything
+        raise _unreadable(where, error) from error
+    return Table(table, fingerprint([where, table._fingerprint]), image_size, wanted)
+
+
+class _Head:
+    """The first rows of a stream, as a generator function that `datasets` can name its cache by."""
+
+    def __init__(self, stream: Any, kept: dict[str, Any]) -> None:
+        self.stream, self.kept = stream, kept
+
+    def __reduce__(self) -> tuple[type, tuple[None, dict[str, Any]]]:
+        """Hashed by what was asked for, not by the stream's inner state."""
+        return _Head, (None, self.kept)
+
+    def __call__(self) -> Any:
+        """Yield rows."""
+        yield from self.stream.take(self.kept["count"])
+
+
+def _unreadable(where: str, error: Exception) -> CnlabError:
+    said = (str(error).strip() or "no reason given").splitlines()[0]
+    return CnlabError(f"{where} cannot be read ({type(error).__name__}: {said[:200]}); check its name and files")

@@ -1,0 +1,208 @@
+"""Tar archives as img2dataset and webdataset write them: KEY.jpg, KEY.txt, KEY.json; local or through fsspec.
+
+Nothing is ever extracted to disk: one pass over the headers makes an index, members are then read at their offset.
+Members whose names would leave a folder, and those that are no plain files, are rejected by name all the same, because
+whoever wrote them is not to be trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import tarfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+
+from pipeline.io import CnlabError, fingerprint
+from pipeline.sources.base import Raw, Rejected
+from pipeline.sources.decode import MAX_BYTES, decode
+from pipeline.sources.files import MAX_TEXT, caption_in, facts_in, fitted_map, is_image, printable_key, read_text, stem
+
+MAX_MEMBERS = 2_000_000  # of one tar; img2dataset writes 30,000
+OPEN_FILES = 32  # handles kept; rank order visits all tars in turn
+BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass
+class Sample:
+    """Where a sample's members lie: (offset, bytes) of each part, and why it cannot be used, if so."""
+
+    tar: str
+    image: tuple[int, int] | None = None
+    texts: dict[str, tuple[int, int]] = field(default_factory=dict)  # txt, caption, json
+    maps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    fault: tuple[str, str] | None = None
+
+
+class WebDataset:
+    """Tars at ``where``: a folder, a glob, a path with {00000..00041}, or a URL of fsspec (s3://, simplecache:: ...).
+
+    The key is TAR/MEMBER without suffixes. ``KEY.depth.png`` beside ``KEY.jpg`` is a given map called depth.
+    """
+
+    def __init__(self, where: str, image_size: int, wanted: tuple[str, ...] | None = None) -> None:
+        self.image_size, self.wanted = image_size, wanted
+        self._fs, self._tars = _find(where)
+        self._open: OrderedDict[str, Any] = OrderedDict()
+        self._samples: dict[str, Sample] = {}
+        for name, path in self._tars.items():
+            self._index(name, path)
+        usable = [s for s in self._samples.values() if s.image and not s.fault]
+        if not usable:
+            faults = ", ".join(sorted({s.fault[0] for s in self._samples.values() if s.fault})) or "no images in them"
+            raise CnlabError(f"{where}: no usable sample in {len(self._tars)} tar files ({faults})")
+        self.given = tuple(sorted({name for s in usable for name in s.maps}))
+
+    def keys(self) -> list[str]:
+        """``TAR/MEMBER``, those of unusable members too."""
+        return list(self._samples)
+
+    def fingerprint(self) -> str:
+        """Of the tars' names, sizes and times or etags."""
+        marks = []
+        for name, path in self._tars.items():
+            info = self._fs.info(path)
+            stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+            marks.append((name, info.get("size"), str(stamp)))
+        return fingerprint(marks)
+
+    def load(self, key: str) -> Raw:
+        """Read one sample. Raises `Rejected` with the reasons of `decode`, unsafe_member, duplicate_name, truncated."""
+        sample = self._samples[key]
+        if sample.fault:
+            raise Rejected(*sample.fault)
+        assert sample.image is not None  # without one there is a fault
+        image, width, height, facts = decode(self._read(sample.tar, sample.image), self.image_size)
+        captions, row = self._captions(sample)
+        maps = {
+            kind: fitted_map(kind, self._read(sample.tar, where), image, (width, height))
+            for kind, where in sample.maps.items()
+            if self.wanted is None or kind in self.wanted
+        }
+        return Raw(key, image, captions, width, height, maps, {**facts, **facts_in(row)})
+
+    def _captions(self, sample: Sample) -> tuple[dict[str, str], dict[str, Any]]:
+        found: dict[str, str] = {}
+        row: dict[str, Any] = {}
+        for kind, (offset, size) in sample.texts.items():
+            text = read_text(self._read(sample.tar, (offset, min(size, MAX_TEXT))))
+            if kind != "json":
+                found.setdefault("sidecar", text)
+                continue
+            try:
+                read = json.loads(text)
+            except (ValueError, RecursionError):  # img2dataset's failures leave such; the caption may be elsewhere
+                continue
+            row = read if isinstance(read, dict) else {}
+        if said := caption_in(row):
+            found["metadata"] = said
+        return found, row
+
+    def _read(self, tar: str, where: tuple[int, int]) -> bytes:
+        offset, size = where
+        if size > MAX_BYTES:
+            raise Rejected("too_large", f"{size} bytes")
+        try:
+            handle = self._handle(tar)
+            handle.seek(offset)
+            data: bytes = handle.read(size)
+        except (OSError, ValueError) as error:
+            self._open.pop(tar, None)
+            raise Rejected("unreadable", f"{tar}: {error}"[:200]) from error
+        if len(data) < size:
+            raise Rejected("truncated", f"{tar} ends {size - len(data)} bytes too early")
+        return data
+
+    def _handle(self, tar: str) -> Any:
+        if tar not in self._open:
+            self._open[tar] = self._fs.open(self._tars[tar], "rb")
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(tar)
+        return self._open[tar]
+
+    def _index(self, tar: str, path: str) -> None:
+        """Enter the members of one tar."""
+        try:
+            with self._fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+                for count, member in enumerate(_members(archive)):
+                    if count >= MAX_MEMBERS:
+                        raise CnlabError(f"{tar} has more than {MAX_MEMBERS} members; split it")
+                    self._enter(tar, member)
+        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+            # the members so far are good; that others are lost must not go unseen
+            self._samples[f"{tar}/?"] = Sample(tar, fault=("truncated", f"{tar}: {error}"[:200]))
+
+    def _enter(self, tar: str, member: tarfile.TarInfo) -> None:
+        folder, base = posixpath.split(member.name)
+        root, _, suffix = base.partition(".")
+        suffix = suffix.lower()
+        if member.isdir() or not root:  # hidden files: the resource forks of macOS
+            return
+        key = printable_key(posixpath.join(tar, folder, root))
+        if not (is_image(base) or suffix in ("txt", "caption", "json")):
+            return
+        sample = self._samples.setdefault(key, Sample(tar, fault=("no_image", f"{tar}: {key} has a text alone")))
+        kind = stem(suffix) if is_image(base) else suffix
+        place = (member.offset_data, member.size)
+        if folder.startswith("/") or ".." in member.name.split("/") or "\\" in member.name:
+            sample.fault = ("unsafe_member", member.name[:200])
+        elif not member.isreg() or member.issparse():
+            sample.fault = ("unsafe_member", f"{member.name[:150]} is no plain file (type {member.type!r})")
+        elif (sample.image if is_image(base) and not kind else {**sample.texts, **sample.maps}.get(kind)) is not None:
+            sample.fault = ("duplicate_name", member.name[:200])
+        elif not is_image(base):
+            sample.texts[kind] = place
+        elif kind:
+            sample.maps[kind] = place
+        else:
+            sample.image = place
+            sample.fault = sample.fault if sample.fault and sample.fault[0] != "no_image" else None
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := archive.next()) is not None:
+        yield member
+        archive.members = []  # type: ignore[attr-defined] # tarfile keeps every header otherwise: 2 kB each
+
+
+def _find(where: str) -> tuple[Any, dict[str, str]]:
+    """The filesystem, and name -> path of each tar, in order of name."""
+    if not where:
+        raise CnlabError("give tars to read: SOURCE=webdataset:PATH, a folder, a glob, or {00000..00041}")
+    try:
+        fs, path = fsspec.core.url_to_fs(where)
+        paths = [f"{path.rstrip('/')}/*.tar"] if fs.isdir(path) else _expand(path)
+        found = sorted({hit for p in paths for hit in (fs.glob(p) if re.search(r"[*?\[]", p) else [p])})
+        missing = next((p for p in found if not fs.isfile(p)), None)
+    except (OSError, ValueError, ImportError) as error:
+        raise CnlabError(
+            f"webdataset:{where} cannot be opened ({error}); check the path, or install its fsspec backend"
+        ) from error
+    if missing or not found:
+        raise CnlabError(f"webdataset:{where}: {missing or 'no tar file'} is not there")
+    packed = next((p for p in found if p.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst"))), None)
+    if packed:
+        raise CnlabError(f"{packed} is compressed, which allows no random access; unpack it to a plain .tar")
+    names = [stem(posixpath.basename(p)) or p for p in found]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice:
+        raise CnlabError(f"webdataset:{where}: two tars are called {twice}; keys would clash, so rename one")
+    return fs, dict(zip(names, found, strict=True))
+
+
+def _expand(path: str) -> list[str]:
+    """``a{08..10}`` -> a08, a09, a10; several pairs of braces multiply."""
+    braces = BRACES.search(path)
+    if not braces:
+        return [path]
+    first, last = braces.groups()
+    numbers = range(int(first), int(last) + 1)
+    if len(numbers) > 100_000:
+        raise CnlabError(f"{path} stands for {len(numbers)} files")
+    return [p for n in numbers for p in _expand(path.replace(braces[0], str(n).zfill(len(first)), 1))]
