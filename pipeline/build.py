@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline.shards import decode_image, read_marks, read_shard, write_shard
 from pipeline.sources import Rejected, open_source
 from pipeline.split import ranked
 
+GIVE_UP = 2048  # candidates without a single good one: the thresholds do not fit this source
 CHUNK = 256  # images a task when a foreign set is hashed
 
 
@@ -115,8 +117,18 @@ class Job:
                 for done in self._finished(wave, bar, total):
                     shards.append(self._settled(done, wanted - accepted))
                     accepted += shards[-1].rows
+                if not accepted and len(shards) * size >= GIVE_UP:
+                    raise CnlabError(self._hopeless(split, shards))
             bar.n = min(accepted, total)
         return shards
+
+    def _hopeless(self, split: str, shards: list[Shard]) -> str:
+        reasons = Counter(str(r["reason"]) for shard in shards for r in read_shard(self.config.folder / shard.file)[1])
+        said = ", ".join(f"{name} {count}" for name, count in reasons.most_common(4))
+        return (
+            f"none of the first {sum(reasons.values())} candidates for {split} was accepted ({said}); "
+            "look at the images, or relax the thresholds with --threshold or --screen"
+        )
 
     def _finished(self, wave: list[Block], bar: Any, total: int) -> list[Done]:
         done = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -69,6 +70,8 @@ class DatasetConfig:
             raise CnlabError(f"image-size {self.image_size} must be a multiple of 8 and at least 32")
         if not 0 < self.eval_share < 1:
             raise CnlabError(f"eval-share {self.eval_share} must lie between 0 and 1")
+        if not re.fullmatch(r"[\w.+() -]{1,80}", self.license):
+            raise CnlabError(f"license {self.license!r} must be a short name such as cc-by-4.0")
         if not 0 <= self.safe_rate <= 1:
             raise CnlabError(f"safe-rate {self.safe_rate} must lie between 0 and 1")
 

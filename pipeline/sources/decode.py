@@ -2,7 +2,7 @@
 
 | reason | what it is |
 |---|---|
-| not_image | no format of `FORMATS`, whatever the name says |
+| not_image | does not begin like a format of `FORMATS`, whatever its name says |
 | decode | a damaged or truncated file |
 | too_large | more than 64 million pixels or 256 MB; told before any pixel is decoded |
 | animated | several frames (GIF, APNG, WebP, TIFF): which one was meant? |
@@ -23,14 +23,19 @@ from PIL import Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageErr
 
 from pipeline.sources.base import Rejected
 
-#: Pillow's readers that are used. MPO: phones' JPEGs with a second picture, of which the first is taken.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF")
+#: Pillow's readers that are used. JPEG's hands phones' files with a second picture on as MPO; the first is taken.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64_000_000  # decompression-bomb cap; Pillow itself only warns at 89 million
 MAX_BYTES = 256_000_000
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")  # 16-bit grey
 PLAIN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "CMYK", "HSV")
-#: The luminance table of ITU-T T.81, Annex K.1, which IJG's quality scale multiplies; only its sum is needed.
-IJG_LUMINANCE_SUM = 3688
+MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")  # their first bytes
+#: The luminance table of ITU-T T.81, Annex K.1, which IJG's quality scale multiplies.
+LUMINANCE = np.array(
+    [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
+     87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
+     72, 92, 95, 98, 112, 100, 103, 99]
+)  # fmt: skip
 
 
 def decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, dict[str, Any]]:
@@ -50,6 +55,8 @@ def decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, d
     except Rejected:
         raise
     except UnidentifiedImageError as error:
+        if data.startswith(MAGIC):
+            raise Rejected("decode", "begins like an image, and is none") from error
         raise Rejected("not_image", "no known image format") from error
     except Image.DecompressionBombError as error:
         raise Rejected("too_large", "decompression bomb") from error
@@ -82,12 +89,16 @@ def _decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, 
 
 
 def jpeg_quality(image: JpegImagePlugin.JpegImageFile) -> int:
-    """Quality, 1 ... 100, on IJG's scale, from the sum of the luminance table (the inverse of jpeg_quality_scaling)."""
+    """The quality, 1 ... 100 on IJG's scale, whose luminance table has the sum nearest to that of the file's."""
     table = image.quantization.get(0)
-    if not table:
-        return 100
-    scale = 100 * sum(table) / IJG_LUMINANCE_SUM
-    return int(np.clip(round((200 - scale) / 2 if scale <= 100 else 5000 / scale), 1, 100))
+    return int(np.abs(_table_sums() - sum(table)).argmin()) + 1 if table else 100
+
+
+@cache
+def _table_sums() -> NDArray[np.int64]:
+    """Sums of the tables of quality 1 ... 100 (libjpeg's jpeg_quality_scaling)."""
+    scales = [5000 // q if q < 50 else 200 - 2 * q for q in range(1, 101)]
+    return np.array([np.clip((LUMINANCE * scale + 50) // 100, 1, 255).sum() for scale in scales])
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:

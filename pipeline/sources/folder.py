@@ -137,7 +137,7 @@ def _walk(root: Path, below: str) -> Iterator[str]:
             name = posixpath.join(below, entry.name)
             if entry.is_dir(follow_symlinks=False):
                 folders.append(name)
-            elif not (entry.is_symlink() and entry.is_dir()):
+            elif not (entry.is_symlink() and (root / name).is_dir()):
                 yield name
     for name in folders:
         try:

@@ -67,7 +67,13 @@ class WebDataset:
         marks = []
         for name, path in self._tars.items():
             info = self._fs.info(path)
-            stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+            stamp = (
+                info.get("ETag")
+                or info.get("etag")
+                or info.get("mtime")
+                or info.get("LastModified")
+                or info.get("created")
+            )
             marks.append((name, info.get("size"), str(stamp)))
         return fingerprint(marks)
 
@@ -134,6 +140,9 @@ class WebDataset:
                     if count >= MAX_MEMBERS:
                         raise CnlabError(f"{tar} has more than {MAX_MEMBERS} members; split it")
                     self._enter(tar, member)
+                file.seek(archive.offset)
+                if file.read(512) != bytes(512):  # tarfile takes a damaged header for the end
+                    raise tarfile.ReadError(f"no end mark at byte {archive.offset}, where the members end")
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             # the members so far are good; that others are lost must not go unseen
             self._samples[f"{tar}/?"] = Sample(tar, fault=("truncated", f"{tar}: {error}"[:200]))

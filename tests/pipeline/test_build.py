@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from photos import clean_photos
 from PIL import Image
 
 from pipeline.build import Block, build, build_block
@@ -81,12 +82,10 @@ def test_smaller_sizes_are_prefixes_of_larger_ones(clean: Path, tmp_path: Path) 
 
 
 def test_folder_with_faults_fills_up_from_later_candidates(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
     photos = tmp_path / "photos"
     photos.mkdir()
-    for i in range(60):
-        noise = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((160, 120))
-        noise.save(photos / f"photo number {i}.jpg", quality=90)
+    for i, photo in enumerate(clean_photos(60, 160)):
+        Image.fromarray(photo).save(photos / f"quiet photograph {i}.jpg", quality=90)
     for i in range(8):
         (photos / f"broken {i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
         Image.new("RGB", (100, 100), "grey").save(photos / f"flat {i}.png")
