@@ -56,7 +56,7 @@ OFF = {
     "max_caption": 1e9, "min_letters": 0.0, "min_map_share": 0.0, "max_map_share": 1.0, "max_light": 1.0,
     "max_shift_gain": 1e9, "min_map_fit": -1.0, "min_clip": -1.0, "max_nsfw": 1.0,
 }  # fmt: skip
-PHOTOGRAPHIC = ("min_chroma", "max_blur", "max_blockiness", "min_jpeg_quality", "max_border", "max_clipped")
+PHOTOGRAPHIC = ("min_side", "min_chroma", "max_blur", "max_blockiness", "min_jpeg_quality", "max_border", "max_clipped")
 STRICT = {
     "min_side": 256.0, "max_aspect": 2.0, "min_chroma": 3.5, "max_blur": 0.5, "min_jpeg_quality": 50.0,
     "max_blockiness": 1.35, "max_border": 0.02, "min_contrast": 0.05, "max_clipped": 0.4, "min_letters": 0.6,

@@ -89,10 +89,11 @@ def test_folder_with_faults_fills_up_from_later_candidates(tmp_path: Path) -> No
     for i in range(8):
         (photos / f"broken {i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
         Image.new("RGB", (100, 100), "grey").save(photos / f"flat {i}.png")
-    made = config(tmp_path, source=f"folder:{photos}", size="30", eval_size=4, eval_share=0.2)
+    calm = {"max_blur": 0.8}  # at 64 pixels a calm photograph looks blurred
+    made = config(tmp_path, source=f"folder:{photos}", size="30", eval_size=4, eval_share=0.2, threshold=calm)
     header = build(made)
     assert header["counts"]["train"] == 30
-    assert header["rejects"].keys() == {"not_image", "uniform"} or header["rejects"].keys() == {"decode", "uniform"}
+    assert header["rejects"].keys() == {"decode", "uniform"}
     ranks = Triplets(made.folder).table("train", ["rank"])["rank"].to_pylist()
     assert ranks == sorted(set(ranks))
     rejected = pq.read_table(made.folder / "rejects.parquet").to_pylist()

@@ -112,7 +112,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for i, photo in enumerate(clean_photos(60, 160)):
-        Image.fromarray(photo).save(folder / f"photo {i:03d}.png")
+        Image.fromarray(photo).save(folder / f"quiet scene {i:03d}.png")
         if i % 6 == 0:
             Image.fromarray(photo).save(folder / f"same pixels {i:03d}.bmp")
         if i % 6 == 1:
@@ -123,7 +123,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def config(out: Path, photos: Path, **options: object) -> DatasetConfig:
-    chosen = {"source": f"folder:{photos}", "size": "1k", "eval_size": 20, "eval_share": 0.3, "block": 16,
+    chosen = {"source": f"folder:{photos}", "size": "1k", "eval_size": 60, "eval_share": 0.3, "block": 16,
               "image_size": 128, "out": out, "name": "set", "workers": 0, **options}  # fmt: skip
     return DatasetConfig(**chosen)  # type: ignore[arg-type]
 
@@ -159,8 +159,8 @@ def test_adding_images_keeps_the_order_of_those_that_stay(photos: Path, tmp_path
     before = config(tmp_path, photos, name="before")
     build(before)
     for i, photo in enumerate(clean_photos(80, 160)[60:]):
-        Image.fromarray(photo).save(photos / f"new {i + 500}.png")
-    for name in ("photo 007.png", "photo 033.png"):
+        Image.fromarray(photo).save(photos / f"new scene {i + 500}.png")
+    for name in ("quiet scene 007.png", "quiet scene 033.png"):
         (photos / name).unlink()
     after = config(tmp_path, photos, name="after")
     build(after)
@@ -176,12 +176,12 @@ def test_an_outside_set_is_kept_out(photos: Path, tmp_path: Path) -> None:
     outside = tmp_path / "benchmark"
     outside.mkdir()
     for i in (3, 4, 9, 10):
-        Image.open(photos / f"photo {i:03d}.png").save(outside / f"{i}.jpg", quality=80)
+        Image.open(photos / f"quiet scene {i:03d}.png").save(outside / f"{i}.jpg", quality=80)
     made = config(tmp_path, photos, decontaminate=f"folder:{outside}")
     header = build(made)
     rejected = pq.read_table(made.folder / "rejects.parquet").to_pylist()
     found = {r["key"] for r in rejected if r["reason"] == "contaminated"}
-    assert {f"photo {i:03d}.png" for i in (3, 4, 9, 10)} <= found
+    assert {f"quiet scene {i:03d}.png" for i in (3, 4, 9, 10)} <= found
     assert header["config"]["decontaminate"]
     with pytest.raises(CnlabError, match="needs duplicates on"):
         build(config(tmp_path, photos, name="other", decontaminate=f"folder:{outside}", duplicates="off"))

@@ -29,7 +29,7 @@ def greyscale(p: Image.Image, path: Path) -> None:
 
 
 def blurred(p: Image.Image, path: Path) -> None:
-    jpeg(p.filter(ImageFilter.GaussianBlur(p.width / 100)), path)
+    jpeg(p.filter(ImageFilter.GaussianBlur(p.width / 40)), path)
 
 
 def damaged(p: Image.Image, path: Path) -> None:
