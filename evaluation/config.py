@@ -38,6 +38,8 @@ class EvalConfig:
     """True map, another sample's map (the floor), no ControlNet."""
     clip: str = "tabletop"
     """CLIP model that judges captions: tabletop, a folder or a hub name."""
+    condition_weights: str = ""
+    """Weights of the extractor that measures fidelity, where it has any (mlsd): a folder or a hub name."""
     inception: Path | None = None
     """torch-fidelity's Inception weights for a real FID; without them fd_lite0 and kid_lite0 are reported."""
     device: str = "auto"

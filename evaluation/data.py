@@ -89,6 +89,7 @@ class Samples:
     images: Pictures  # (N, S, S, 3) uint8
     maps: Pictures  # (N, S, S, 3) uint8
     params: tuple[dict[str, Any], ...]
+    weights: str = ""  # of the condition's extractor, where it has any: a folder or hub name
 
     def __len__(self) -> int:
         return len(self.keys)

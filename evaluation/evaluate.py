@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -95,6 +95,7 @@ def prepare(config: EvalConfig) -> Evaluation:
     assert config.run is not None  # EvalConfig sees to it
     run = open_run(config.run)
     samples = load_samples(dataset_of(config, run), str(run.fact("condition")), config.images)
+    samples = replace(samples, weights=config.condition_weights)
     device = pick_device(config.device)
     inception = config.inception
     extractor = lite0_extractor(device) if inception is None else inception_extractor(inception, device)
@@ -117,7 +118,7 @@ def plan(work: Evaluation) -> list[str]:
     ]
     if len(samples) < config.images:
         lines.append(f"note     the eval split has {len(samples)} samples, fewer than --images {config.images}")
-    if edge_extractor(samples.condition) is None:
+    if edge_extractor(samples) is None:
         lines.append(f"note     {samples.condition} is no edge map: its fidelity is not measured, only the rest")
     return lines
 

@@ -71,12 +71,14 @@ class Scores:
     features: Features  # (N, D)
 
 
-def edge_extractor(condition: str) -> Any | None:
-    """The condition's extractor if it makes binary edge maps, else None (its fidelity has no measure here)."""
+def edge_extractor(samples: Samples) -> Any | None:
+    """What made the samples' maps if those are binary edges, else None: fidelity has no measure here."""
     from pipeline.conditions import get_condition
 
+    if any(params.get("given") for params in samples.params):  # drawn elsewhere, by whatever rule
+        return None
     try:
-        found = get_condition(condition)
+        found = get_condition(samples.condition, weights=samples.weights)
     except CnlabError:  # a map that only the source can make
         return None
     return found if found.binary else None
@@ -87,7 +89,7 @@ def edge_scores(pictures: Pictures, samples: Samples) -> dict[int, NDArray[np.fl
 
     The extractor runs with the very parameters the sample's map was drawn with, so the real pictures score 1.
     """
-    extractor = edge_extractor(samples.condition)
+    extractor = edge_extractor(samples)
     if extractor is None:
         return {}
     maps = [extractor.extract(p, params) for p, params in zip(pictures, samples.params, strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.dataset import Triplets
 from pipeline.io import atomic
+from pipeline.shards import decode_image
 from trainer.models import Prior
 
 SAMPLE_SEED, SAMPLE_STEPS, GUIDANCE = 4_711, 12, 3.0
@@ -37,8 +37,7 @@ class Sampler:
         rows = triplets.table("eval", columns, min(count, triplets.header["counts"]["eval"])).to_pylist()
         self.texts = [r["text"] for r in rows]
         self.images, self.maps = (
-            [Image.open(io.BytesIO(r[c]["bytes"]), formats=["PNG"]).convert("RGB") for r in rows]
-            for c in ("image", "conditioning_image")
+            [Image.fromarray(decode_image(r[c]["bytes"])) for r in rows] for c in ("image", "conditioning_image")
         )
         self.prior = prior
         generator = torch.Generator().manual_seed(SAMPLE_SEED)

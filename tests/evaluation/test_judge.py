@@ -57,8 +57,11 @@ def test_fidelity_falls_with_noise(samples: Samples) -> None:
 def test_a_condition_that_is_no_edge_map_has_no_edge_score(samples: Samples) -> None:
     import dataclasses
 
-    assert edge_extractor("canny") is not None
-    assert edge_extractor("depth-of-the-source") is None
+    assert edge_extractor(samples) is not None
+    assert edge_extractor(dataclasses.replace(samples, condition="scribble")) is not None
+    assert edge_extractor(dataclasses.replace(samples, condition="depth-of-the-source")) is None
+    given = tuple({"given": True} for _ in samples.params)  # edges drawn elsewhere, by an unknown rule
+    assert edge_extractor(dataclasses.replace(samples, params=given)) is None
     assert edge_scores(samples.images, dataclasses.replace(samples, condition="depth-of-the-source")) == {}
 
 

@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from photos import clean_photos
 from PIL import Image
-from pipeline.screen.limits import PRESETS
 
 from pipeline.build import build
 from pipeline.config import DatasetConfig
 from pipeline.dataset import Triplets
 from pipeline.duplicates import Index, Mark, judge, perceptual_hash, pixel_hash
 from pipeline.io import CnlabError
+from pipeline.screen.limits import PRESETS
 
 RADIUS = int(PRESETS["default"]["duplicate_bits"])
 
