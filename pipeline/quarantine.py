@@ -23,8 +23,9 @@ PAGE = """<!doctype html>
 <style>
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fafaf8 }
 ul { list-style: none; padding: 0; display: grid; grid-template-columns: repeat(auto-fill, 150px); gap: 14px }
-li { overflow-wrap: anywhere; font-size: 11px } img, .none { width: 96px; height: 96px; object-fit: contain }
-.none { display: block; background: #e6e6e2; color: #777; text-align: center; line-height: 96px }
+li { overflow-wrap: anywhere; font-size: 11px }
+img, .none { display: block; width: 96px; height: 96px; object-fit: contain }
+.none { background: #e6e6e2; color: #777; text-align: center; line-height: 96px }
 </style>
 <h1>Rejects of {{ name }}</h1>
 {% if not reasons %}<p>Nothing was rejected.</p>{% endif %}

@@ -41,7 +41,7 @@ DEFAULT = {
     "min_letters": 0.5,  # share of letters (of any script) among the characters that are no blanks
     "min_map_share": 0.001,  # share of lit pixels in an edge map
     "max_map_share": 0.5,  # share of lit pixels in an edge map
-    "max_light": 0.5,  # share of light pixels in a map that is light on dark
+    "max_light": 0.6,  # share of light pixels in a map that is light on dark
     "max_shift_gain": 0.2,  # how much better (correlation) a given map may fit when moved or mirrored; measured on
     # exact depth, normal and segment maps of renders: right ones <= 0.2 in 99 %, moved or mirrored > 0.2 in 80 to 100 %
     "min_map_fit": 0.08,  # correlation of a given map's structure with the image's; measured: right ones >= 0.1
