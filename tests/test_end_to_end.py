@@ -31,7 +31,7 @@ def test_dataset_train_eval_study_and_a_second_time(tmp_path: Path) -> None:
     data, run = ("--dataset", "data/small"), ("--a", "r", "--b", "r/prior")
     short = ("--steps", "6", "--batch", "8", "--validation-samples", "8", "--sample-every", "6", "--samples", "4")
     commands = [
-        ("dataset", "--size", "48", "--eval-size", "12", "--workers", "0", "--name", "small"),
+        ("dataset", "build", "--size", "48", "--eval-size", "12", "--workers", "0", "--name", "small"),
         ("train", *data, *short, "--name", "r"),
         ("eval", "--run", "runs/r", "--images", "12", "--steps", "3"),
         ("study", "make", *run, *data, "--out", "studies/r", "--items", "8"),
