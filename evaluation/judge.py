@@ -16,15 +16,14 @@ from evaluation.features import Extractor, Features, extract
 from evaluation.images import Pictures
 from evaluation.metrics.bootstrap import Estimate, mean_interval
 from evaluation.metrics.clip_score import clip_scores
-from evaluation.metrics.edges import edge_f1
 from evaluation.metrics.frechet import frechet_estimate
 from evaluation.metrics.kernel import kernel_estimate
 from evaluation.metrics.normalised import normalised_score
+from pipeline.edges import fidelity
 from pipeline.io import CnlabError, sha256_file
 
 RADII = (0, 2)  # px: ControlNet++'s strict measure, and one that forgives a line's own width
 VERSION = "1"
-THRESHOLD = 127  # maps are 8-bit: edges 255, the rest 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Scores:
     """What was measured on N pictures: per-sample numbers and features."""
 
     clip: NDArray[np.float64]  # (N,)
-    edges: dict[int, NDArray[np.float64]]  # radius -> (N,); empty for a condition that is no edge map
+    edges: dict[float, NDArray[np.float64]]  # radius -> (N,); empty for a condition that is no edge map
     features: Features  # (N, D)
 
 
@@ -84,18 +83,12 @@ def edge_extractor(samples: Samples) -> Any | None:
     return found if found.binary else None
 
 
-def edge_scores(pictures: Pictures, samples: Samples) -> dict[int, NDArray[np.float64]]:
-    """F1 of the edges found in each picture against its sample's map, by radius.
-
-    The extractor runs with the very parameters the sample's map was drawn with, so the real pictures score 1.
-    """
+def edge_scores(pictures: Pictures, samples: Samples) -> dict[float, NDArray[np.float64]]:
+    """`pipeline.edges.fidelity` to each sample's map; empty for a condition that is no edge map."""
     extractor = edge_extractor(samples)
     if extractor is None:
         return {}
-    maps = [extractor.extract(p, params) for p, params in zip(pictures, samples.params, strict=True)]
-    found = np.stack([(m.max(axis=2) if m.ndim == 3 else m) > THRESHOLD for m in maps])
-    target = samples.maps.max(axis=3) > THRESHOLD
-    return {radius: edge_f1(found, target, radius) for radius in RADII}
+    return fidelity(pictures, samples.maps, samples.params, extractor, RADII)
 
 
 def measure(pictures: Pictures, samples: Samples, judges: Judges) -> Scores:

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
 
-from evaluation.metrics.checks import Floats
+from pipeline.conditions import Condition, Params
 from pipeline.io import CnlabError
 
+THRESHOLD = 127  # maps are 8-bit: edges 255, the rest 0
 
-def edge_f1(found: ArrayLike, target: ArrayLike, radius: float) -> Floats:
+
+def fidelity(
+    pictures: Iterable[NDArray[np.uint8]],
+    maps: Iterable[NDArray[np.uint8]],
+    params: Iterable[Params],
+    extractor: Condition,
+    radii: tuple[float, ...],
+) -> dict[float, NDArray[np.float64]]:
+    """F1 of the edges found in each picture, (S, S, 3) uint8, against the map it was made from, by radius in pixels.
+
+    The extractor runs with the very parameters its map was drawn with, so the real pictures score 1.
+    """
+    found = np.stack([_edges(extractor.extract(p, drawn)) for p, drawn in zip(pictures, params, strict=True)])
+    target = np.stack([_edges(m) for m in maps])
+    return {radius: edge_f1(found, target, radius) for radius in radii}
+
+
+def _edges(made: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(H, W) or (H, W, 3) uint8 -> (H, W) bool."""
+    return (made.max(axis=2) if made.ndim == 3 else made) > THRESHOLD
+
+
+def edge_f1(found: ArrayLike, target: ArrayLike, radius: float) -> NDArray[np.float64]:
     """F1 of found edges against target edges, sample by sample.
 
     Parameters

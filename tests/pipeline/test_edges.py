@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_f1_score
 
-from evaluation.metrics.edges import edge_f1
+from pipeline.edges import edge_f1
 from pipeline.io import CnlabError
 
 
