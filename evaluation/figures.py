@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,10 @@ LARGEST = 512  # px; larger pictures are scaled down for the report
 GAP = 4  # px between the tiles of a grid
 #: Okabe and Ito's palette, told apart by colour-blind readers.
 COLOURS = {"control": "#0072B2", "shuffled": "#D55E00", "prior": "#999999", "real/vae": "#56B4E9", "real": "#009E73"}
+TITLES = {
+    "loss": ("held-out loss", "Held-out loss at fixed noise"),
+    "fidelity": ("fidelity", "Fidelity to the map as training goes on"),
+}
 ARM_NAMES = {"true": "true map", "shuffled": "another's map", "none": "no map"}
 
 
@@ -76,13 +82,14 @@ def grid(columns: dict[str, Pictures]) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def draw_curves(run: Run, path: Path) -> bool:
-    """Held-out loss by arm, and training loss; False when the run has neither file."""
+    """Held-out loss and fidelity by arm, and training loss; False when the run has neither file."""
     import pandas as pd
 
     validation, log = run.folder / "validation.parquet", run.folder / "log.jsonl"
-    drawn = []
+    drawn: list[tuple[pd.DataFrame, Callable[[Axes, pd.DataFrame], None]]] = []
     if validation.is_file():
-        drawn.append((pd.read_parquet(validation), _plot_validation))
+        table = pd.read_parquet(validation)
+        drawn += [(table[table["metric"] == metric], partial(_plot_validation, metric)) for metric in TITLES]
     if log.is_file():
         try:
             lines = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
@@ -152,12 +159,14 @@ def _figure(heights: list[float], width: float) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _plot_validation(axis: Axes, frame: pd.DataFrame) -> None:
+def _plot_validation(metric: str, axis: Axes, frame: pd.DataFrame) -> None:
     colours = {"true": COLOURS["control"], "shuffled": COLOURS["shuffled"], "none": COLOURS["prior"]}
     for name, rows in frame.sort_values("step").groupby("arm"):
         arm = str(name)
-        axis.plot(rows.step, rows.loss, "o-", markersize=3, label=ARM_NAMES.get(arm, arm), color=colours.get(arm))
-    axis.set(xlabel="step", ylabel="held-out loss", title="Held-out loss at fixed noise")
+        colour = colours.get(arm)
+        axis.fill_between(rows.step, rows.ci_low, rows.ci_high, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(rows.step, rows.value, "o-", markersize=3, label=ARM_NAMES.get(arm, arm), color=colour)
+    axis.set(xlabel="step", ylabel=TITLES[metric][0], title=TITLES[metric][1])
     axis.legend(frameon=False)
 
 

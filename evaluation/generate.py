@@ -125,28 +125,13 @@ class Painter:
     """A diffusers pipeline behind one call: captions, maps and seeds to pictures."""
 
     def __init__(self, model: str, checkpoint: Path | None, recipe: Recipe, device: str) -> None:
-        """``checkpoint`` is the ControlNet's folder, None for the prior alone."""
+        """``checkpoint`` is the ControlNet's folder (any variant), None for the prior alone."""
         import torch
-        from diffusers import (
-            ControlNetModel,
-            StableDiffusionControlNetPipeline,
-            StableDiffusionPipeline,
-            UniPCMultistepScheduler,
-        )
+
+        from trainer.models import load_pipeline
 
         dtype = getattr(torch, recipe.dtype)
-        common: dict[str, Any] = {"dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
-        try:
-            if checkpoint is None:
-                pipe: Any = StableDiffusionPipeline.from_pretrained(model, **common)
-            else:
-                controlnet = ControlNetModel.from_pretrained(checkpoint, dtype=dtype)
-                pipe = StableDiffusionControlNetPipeline.from_pretrained(model, controlnet=controlnet, **common)
-        except (OSError, ValueError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CnlabError(f"the prior {model!r} or {checkpoint} cannot be loaded: {first}") from error
-        pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
-        pipe.set_progress_bar_config(disable=True)
+        pipe = load_pipeline(model, checkpoint, dtype)
         self.pipe, self.recipe, self.dtype, self.controlled = pipe.to(device), recipe, dtype, checkpoint is not None
 
     def __call__(self, texts: list[str], maps: Pictures, seeds: list[int]) -> Pictures:

@@ -36,15 +36,25 @@ class Triplets:
 
         Raises CnlabError when there are fewer.
         """
-        shards = [s for s in self.header["shards"] if s["split"] == split]
-        have = sum(s["rows"] for s in shards)
+        have = self.count(split)
         wanted = have if count is None else count
         if wanted > have:
             raise CnlabError(f"{self.folder} has {have} {split} samples, {wanted} were asked for")
-        parts, rows = [], 0
-        for shard in shards:
-            if rows >= wanted:
-                break
-            parts.append(pq.read_table(self.folder / shard["file"], columns=columns))
-            rows += shard["rows"]
-        return pa.concat_tables(parts).slice(0, wanted)
+        return self.rows(split, columns, 0, wanted)
+
+    def count(self, split: str) -> int:
+        """Number of rows of a split."""
+        return sum(int(s["rows"]) for s in self.header["shards"] if s["split"] == split)
+
+    def rows(self, split: str, columns: list[str], first: int, end: int) -> pa.Table:
+        """Rows ``first`` ... ``end`` - 1 of ``split`` in rank order; only the shards that hold them are read."""
+        parts, start = [], 0
+        for shard in self.header["shards"]:
+            if shard["split"] != split:
+                continue
+            stop = start + int(shard["rows"])
+            if start < end and stop > first:
+                table = pq.read_table(self.folder / shard["file"], columns=columns)
+                parts.append(table.slice(max(first - start, 0), min(end, stop) - max(first, start)))
+            start = stop
+        return pa.concat_tables(parts)

@@ -133,6 +133,8 @@ def write_run(folder: Path, model: Path, dataset: Path, seed: int = 0) -> Path:
     import pandas as pd
     from diffusers import ControlNetModel, UNet2DConditionModel
 
+    from trainer.validate import validation_rows
+
     torch.manual_seed(seed)
     unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 8, 8))
@@ -151,8 +153,8 @@ def write_run(folder: Path, model: Path, dataset: Path, seed: int = 0) -> Path:
     }  # fmt: skip
     lines = [{"step": s, "images": 8 * s, "loss": 1 / s, "grad_norm": 1.0, "lr": 1e-4} for s in range(1, 11)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    arms = [(s, arm, 1 / s + k, 4) for s in (5, 10) for k, arm in enumerate(("true", "shuffled", "none"))]
-    pd.DataFrame(arms, columns=["step", "arm", "loss", "n"]).to_parquet(folder / "validation.parquet")
+    losses = [validation_rows(s, 8 * s, "loss", {"true": [1 / s, 2 / s], "none": [3 / s, 4 / s]}) for s in (5, 10)]
+    pd.DataFrame([row for rows in losses for row in rows]).to_parquet(folder / "validation.parquet")
     write_json(folder / "summary.json", summary)
     return folder
 

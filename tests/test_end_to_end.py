@@ -29,10 +29,11 @@ def call(tool: str, *options: str, cwd: Path) -> str:
 @pytest.mark.slow
 def test_dataset_train_eval_study_and_a_second_time(tmp_path: Path) -> None:
     data, run = ("--dataset", "data/small"), ("--a", "r", "--b", "r/prior")
-    short = ("--steps", "6", "--batch", "8", "--validation-samples", "8", "--sample-every", "6", "--samples", "4")
+    quick = ("--recipe", "loss_samples", "8", "fidelity_samples", "4", "sampling_steps", "3")
+    short = ("--steps", "6", "--batch", "8", "--validate-every", "6", *quick)
     commands = [
         ("dataset", "build", "--size", "48", "--eval-size", "12", "--workers", "0", "--name", "small"),
-        ("train", *data, *short, "--name", "r"),
+        ("train", "run", *data, *short, "--name", "r"),
         ("eval", "--run", "runs/r", "--images", "12", "--steps", "3"),
         ("study", "make", *run, *data, "--out", "studies/r", "--items", "8"),
     ]

@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from pipeline.io import CnlabError, read_json
+
 STATE = "state.json"
 
 
@@ -80,7 +82,7 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """``state.json`` of a checkpoint."""
-    state: dict[str, Any] = json.loads((folder / STATE).read_text())
+    state: dict[str, Any] = read_json(folder / STATE)
     return state
 
 
@@ -90,8 +92,8 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Load safetensors; a damaged file raises ValueError naming it."""
+    """Load safetensors; a damaged or missing file raises CnlabError naming it."""
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete its folder to fall back to the one before") from error
+    except (SafetensorError, OSError) as error:
+        raise CnlabError(f"{path} is damaged ({error}); delete its folder to fall back to the one before") from error

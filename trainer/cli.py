@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import tyro
 
 from pipeline.io import run_cli
 from trainer.config import TrainConfig
 
 
-def _main() -> None:
-    config = tyro.cli(TrainConfig, prog="cnlab-train", description=TrainConfig.__doc__)
+def _run(config: TrainConfig) -> None:
     if config.dry_run:
-        print(config.resolved())
-        print(f"would write {config.resolved().folder}")
+        plan = config.resolved()
+        print(plan)
+        print(plan.fine)
+        print(f"would write {plan.folder}")
         return
     from trainer.run import run_training  # torch and diffusers take seconds to import
 
     print(run_training(config))
+
+
+Command = Annotated[TrainConfig, tyro.conf.subcommand("run")]
+
+
+def _main() -> None:
+    config = tyro.cli(TrainConfig, prog="cnlab-train", description=TrainConfig.__doc__)
+    _run(config)
 
 
 def main() -> None:

@@ -8,110 +8,130 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from trainer.config import TrainConfig
-from trainer.diffusion import diffusion_target, sample_latents
+from trainer.diffusion import diffusion_target, min_snr_weights, sample_latents
 from trainer.models import Prior
+from trainer.parallel import gather_gradients
 from trainer.schedule import learning_rate
+from trainer.state import Trained
+
+Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Hooks:
     """What happens once in a while; each is called with the number of finished steps."""
 
-    log: Callable[[int, dict[str, float]], None]
-    validate: Callable[[int], None]
-    sample: Callable[[int], None]
+    log: Callable[[int, dict[str, Tensor | float]], None]
+    validate: Callable[[int], bool]  # True: stop here
     save: Callable[[int], None]
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """All randomness of one step, drawn on the CPU so that it is the same on every device."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+class Denoiser(nn.Module):
+    """Prior and ControlNet as one module, which is what is compiled and spread over devices."""
+
+    def __init__(self, unet: UNet2DConditionModel, control: ControlNetModel) -> None:
+        """Neither is copied."""
+        super().__init__()
+        self.unet, self.control = unet, control
+
+    def forward(self, batch: Batch) -> Tensor:
+        """`predict` with the ControlNet."""
+        return predict(self.unet, self.control, batch)
 
 
-def predict(prior: Prior, control: ControlNetModel | None, batch: dict[str, Tensor]) -> Tensor:
+def predict(unet: UNet2DConditionModel, control: ControlNetModel | None, batch: Batch) -> Tensor:
     """The prior's prediction with the ControlNet's 13 outputs added to its skips and middle (paper, section 3.2).
 
-    batch: ``noisy`` (B, C, h, w), ``t`` (B,) int64, ``states`` (B, L, D), ``hint`` (B, 3, H, W) in [0, 1].
-    The frozen encoder records no gradients: neither its weights nor its inputs require any.
+    batch: ``noisy`` (B, C, h, w), ``t`` (B,) int64, ``states`` (B, L, D), ``hint`` (B, 3, H, W) in [0, 1]; for SDXL
+    ``pooled`` (B, P) and ``time_ids`` (B, 6) too. The frozen encoder records no gradients: neither its weights nor its
+    inputs require any.
     """
-    noisy, t, states = batch["noisy"], batch["t"], batch["states"]
+    given: dict[str, Any] = {"encoder_hidden_states": batch["states"]}
+    if "pooled" in batch:
+        given["added_cond_kwargs"] = {"text_embeds": batch["pooled"], "time_ids": batch["time_ids"]}
     extra: dict[str, Any] = {}
     if control is not None:
-        down, mid = control(noisy, t, encoder_hidden_states=states, controlnet_cond=batch["hint"], return_dict=False)
+        down, mid = control(batch["noisy"], batch["t"], controlnet_cond=batch["hint"], return_dict=False, **given)
         extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-    prediction: Tensor = prior.unet(noisy, t, encoder_hidden_states=states, **extra).sample
+    prediction: Tensor = unet(batch["noisy"], batch["t"], **given, **extra).sample
     return prediction
 
 
-def make_batch(
-    prior: Prior, items: dict[str, Tensor], generator: torch.Generator, empty: Tensor, prompt_drop: float
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Draw noise, timesteps and dropped prompts for one batch; returns (`predict`'s batch, target (B, C, h, w)).
-
-    ``empty`` (L,) are the token ids of "". Dropping is redrawn at every visit of a sample.
-    """
-    device, n = prior.unet.device, len(items["ids"])
-    shape = (n, items["moments"].shape[1] // 2, *items["moments"].shape[2:])
-    posterior, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
-    t = torch.randint(prior.scheduler.config.num_train_timesteps, (n,), generator=generator).to(device)
-    dropped = torch.rand(n, generator=generator) < prompt_drop
-    ids = torch.where(dropped[:, None], empty[None], items["ids"])
-    latents = sample_latents(items["moments"].to(device), posterior, prior.vae.config.scaling_factor)
+def prepare(prior: Prior, items: Batch, memory: torch.memory_format) -> tuple[Batch, Tensor]:
+    """A micro-batch of `trainer.data.Batches`, on the device and noised: (`predict`'s batch, target (B, C, h, w))."""
+    device = prior.unet.device
+    items = {name: value.to(device, non_blocking=True) for name, value in items.items()}
+    latents = sample_latents(items["moments"], items["posterior"], prior.vae.config.scaling_factor)
+    text = items["text"] if "text" in items else prior.encode_text(items["ids"])
     batch = {
-        "noisy": prior.scheduler.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last),
-        "t": t,
-        "states": prior.encode_text(ids.to(device)),
-        "hint": items["hint"].to(device).contiguous(memory_format=torch.channels_last),
+        "noisy": prior.scheduler.add_noise(latents, items["noise"], items["t"]).contiguous(memory_format=memory),
+        "t": items["t"],
+        "hint": items["hint"].contiguous(memory_format=memory),
+        **prior.text_conditions(text, items["hint"].shape[-1]),
     }
-    return batch, diffusion_target(prior.scheduler, latents, noise, t)
+    return batch, diffusion_target(prior.scheduler, latents, items["noise"], items["t"])
 
 
 def train(
-    control: ControlNetModel,
+    denoiser: nn.Module,
     prior: Prior,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[dict[str, Tensor]],
+    trained: Trained,
+    batches: Iterable[list[Batch]],
     config: TrainConfig,
     start: int,
     hooks: Hooks,
 ) -> None:
-    """Run steps ``start`` ... ``config.steps`` - 1. Everything random is a function of (seed, step)."""
-    assert config.steps is not None and config.lr is not None and config.warmup is not None and config.schedule
-    params = [p for p in control.parameters() if p.requires_grad]
-    empty = prior.tokenize([""])[0]
-    cast = torch.autocast(prior.unet.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    """Run steps ``start`` ... ``config.steps`` - 1. Everything random is in ``batches``, a function of (seed, step).
 
-    for step, items in enumerate(batches, start):
+    ``batches`` yields a step's micro-batches; the scaler also skips steps whose gradients are not finite.
+    """
+    assert config.steps is not None and config.lr is not None
+    recipe, device = config.fine, prior.unet.device
+    params, optimizer, scaler = trained.params, trained.optimizer, trained.scaler
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
+    cast = torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None)
+    memory = torch.channels_last if "channels_last" in config.engine else torch.contiguous_format
+    skipped = torch.zeros((), device=device)
+
+    for step, micro_batches in enumerate(batches, start):
         # learning rate: a function of the step
-        lr = learning_rate(step, config.lr, config.warmup, config.steps, config.schedule)
+        lr = learning_rate(step, config.lr, recipe.warmup, config.steps, recipe.schedule)
         for group in optimizer.param_groups:
             group["lr"] = lr
 
         # loss and gradients (paper, eq. 5; velocity for priors trained on it)
-        batch, target = make_batch(prior, items, step_generator(config.seed, step), empty, config.prompt_drop)
-        with cast:
-            prediction = predict(prior, control, batch)
-        loss = F.mse_loss(prediction.float(), target)
-        loss.backward()
+        loss = torch.zeros((), device=device)
+        for number, items in enumerate(micro_batches, 1):
+            batch, target = prepare(prior, items, memory)
+            with gather_gradients(denoiser, number == len(micro_batches)), cast:
+                errors = F.mse_loss(denoiser(batch).float(), target, reduction="none").mean((1, 2, 3))
+                if recipe.min_snr:
+                    errors = errors * min_snr_weights(prior.scheduler, batch["t"], recipe.min_snr)
+                part = errors.mean() / len(micro_batches)
+                scaler.scale(part).backward()
+            loss += part.detach()
 
-        # update; a step whose gradient is not finite is skipped and recorded
-        norm = nn.utils.clip_grad_norm_(params, config.clip)
-        if torch.isfinite(norm):
-            optimizer.step()
+        # update; a step whose gradient is not finite is skipped and counted, without waiting for the device
+        scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(params, recipe.clip or float("inf"))
+        scaler.step(optimizer)
+        scaler.update(None if config.precision == "fp16" else 1.0)
         optimizer.zero_grad(set_to_none=True)
+        skipped += ~torch.isfinite(norm)
+        if trained.ema is not None:
+            trained.ema.step(params)
 
-        # once in a while: log, validate, sample, save
+        # once in a while: log, validate, save
         done = step + 1
         last = done == config.steps
-        if done % config.log_every == 0 or last or not torch.isfinite(norm):
-            hooks.log(done, {"loss": loss.item(), "grad_norm": norm.item(), "lr": lr})
-        if done % config.validate_every == 0 or last:
-            hooks.validate(done)
-        if config.sample_every and (done % config.sample_every == 0 or last):
-            hooks.sample(done)
-        if done % config.save_every == 0 or last:
+        if done % recipe.log_every == 0 or last:
+            hooks.log(done, {"loss": loss, "grad_norm": norm, "lr": lr, "skipped": skipped})
+        stop = (done % config.validate_every == 0 or last) and hooks.validate(done)
+        if done % config.save_every == 0 or last or stop:
             hooks.save(done)
+        if stop:
+            break

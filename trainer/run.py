@@ -2,214 +2,296 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from diffusers import ControlNetModel
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from pipeline.dataset import Triplets
-from pipeline.io import CnlabError, atomic, check_fingerprint, code_version, lock_folder, write_json
-from trainer.checkpoint import (
-    latest_checkpoint,
-    load_optimizer,
-    load_tensors,
-    optimizer_tensors,
-    read_state,
-    save_checkpoint,
-    save_tensors,
-)
+from pipeline.io import CnlabError, canonical, code_version, lock_folder, read_json, write_json
+from trainer.checkpoint import latest_checkpoint, read_state
 from trainer.config import TrainConfig
-from trainer.data import Items, Order, load_items
-from trainer.loop import Hooks, train
-from trainer.models import Prior, build_controlnet, load_prior, model_fingerprint
+from trainer.control import build_control, decoder_parameters
+from trainer.convergence import Convergence, detect, gap_curve
+from trainer.data import Batches, Draw, Items, flip_safe, load_items
+from trainer.loop import Denoiser, Hooks, train
+from trainer.models import Prior, load_prior, model_fingerprint
+from trainer.parallel import Ranks, launched
+from trainer.recorder import Recorder, read_validation
 from trainer.samples import Sampler
-from trainer.validate import held_out_loss
+from trainer.state import Trained
+from trainer.validate import held_out_loss, validation_rows
 
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` takes CUDA when there is one; raises CnlabError when the wanted device is missing."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise CnlabError(f"device {name!r} must be auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CnlabError("device cuda was asked for, but torch sees none; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+SUMMARY, CONFIG, CONVERGENCE = "summary.json", "config.json", "convergence.json"
 
 
 @dataclass
-class Recorder:
-    """log.jsonl, validation.parquet, TensorBoard, progress. Lines past the resumed step are dropped first."""
+class Job:
+    """A run under way on this rank."""
 
-    folder: Path
     config: TrainConfig
-    start: int
-    bar: Any = field(init=False)
-    began: float = field(init=False)
+    triplets: Triplets
+    prior: Prior
+    model: str  # fingerprint of the prior
+    ranks: Ranks
+    device: torch.device
+    init: str = ""
+    identity: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        log = self.folder / "log.jsonl"
-        if log.exists():
-            kept = [s for s in log.read_text().splitlines() if _step_of(s) <= self.start]
-            with atomic(log) as temporary:
-                temporary.write_text("".join(s + "\n" for s in kept))
-        path = self.folder / "validation.parquet"
-        rows = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=["step", "arm", "loss", "n"])
-        self.validation: list[dict[str, Any]] = [
-            {str(k): v for k, v in row.items()} for row in rows[rows["step"] <= self.start].to_dict("records")
-        ]
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
-        self.bar = tqdm(total=self.config.steps, initial=self.start, desc="train", unit="step", mininterval=1)
-        self.began = time.perf_counter()
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.config.folder
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """One line of log.jsonl and its TensorBoard scalars."""
-        assert self.config.batch is not None
-        rate = (step - self.start) * self.config.batch / (time.perf_counter() - self.began)
-        row = {"step": step, "images": step * self.config.batch, **figures, "images_per_second": round(rate, 2)}
-        with (self.folder / "log.jsonl").open("a") as out:
-            out.write(json.dumps(row) + "\n")
-        for name, value in figures.items():
-            self.board.add_scalar(f"train/{name}", value, step)
-        self.bar.update(step - self.bar.n)
-        self.bar.set_postfix(loss=f"{figures['loss']:.4f}", img_s=f"{rate:.1f}")
+    @cached_property
+    def control(self) -> ControlNetModel:
+        """The trained net, and the prior set up around it."""
+        config = self.config
+        recipe = config.fine
+        control = build_control(
+            self.prior.unet, recipe.hint, config.seed, recipe.hint_init, config.variant, config.init
+        )
+        if config.unlock_decoder:
+            for parameter in decoder_parameters(self.prior.unet):
+                parameter.requires_grad_(True)
+        elif self.device.type == "cuda" and config.precision in ("bf16", "fp16"):  # frozen: half the memory, no casts
+            self.prior.unet.to(torch.bfloat16 if config.precision == "bf16" else torch.float16)
+        if "channels_last" in config.engine:
+            control.to(memory_format=torch.channels_last)
+            self.prior.unet.to(memory_format=torch.channels_last)
+        if "checkpointing" in config.engine:
+            control.enable_gradient_checkpointing()
+            self.prior.unet.enable_gradient_checkpointing()  # the residuals' gradients pass through its decoder
+        return control
 
-    def validate(self, step: int, losses: dict[str, torch.Tensor]) -> None:
-        """Rewrite validation.parquet with the new rows."""
-        new: list[dict[str, Any]] = [
-            {"step": step, "arm": arm, "loss": v.mean().item(), "n": len(v)} for arm, v in losses.items()
-        ]
-        self.validation = [r for r in self.validation if r["step"] != step] + new
-        with atomic(self.folder / "validation.parquet") as temporary:
-            pd.DataFrame(self.validation).to_parquet(temporary, index=False)
-        for row in new:
-            self.board.add_scalar(f"validation/{row['arm']}", row["loss"], step)
+    @cached_property
+    def trained(self) -> Trained:
+        """Weights, optimizer, scaler and moving average: all that a checkpoint holds."""
+        config, recipe = self.config, self.config.fine
+        unlocked = decoder_parameters(self.prior.unet) if config.unlock_decoder else []
+        params = [p for p in self.control.parameters() if p.requires_grad] + unlocked
+        optimizer = torch.optim.AdamW(params, lr=config.lr or 0.0, weight_decay=recipe.weight_decay, fused=True)
+        # loss scaling for fp16 alone; in any precision the scaler skips steps whose gradients are not finite
+        scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**16 if config.precision == "fp16" else 1.0)
+        ema = EMAModel(params, decay=recipe.ema) if recipe.ema else None
+        return Trained(self.control, self.prior.unet if unlocked else None, params, optimizer, scaler, ema)
 
-    def close(self) -> None:
-        """Flush and close."""
-        self.bar.close()
-        self.board.close()
+    def items(self, split: str, count: int | None) -> Items:
+        """Samples of a split; the first rank computes what is cached, the others read it."""
+        text_cache = "text_cache" in self.config.engine
+        flip = self.config.flip and split == "train"
+        with self.ranks.in_turn():
+            return load_items(self.triplets, split, count, self.prior, self.model, flip=flip, text_cache=text_cache)
+
+    def batches(self, items: Items, start: int) -> Iterator[list[dict[str, Tensor]]]:
+        """Micro-batches of every step from ``start`` on; raises CnlabError when a loading process dies."""
+        config = self.config
+        assert config.batch is not None and config.steps is not None and config.prompt_drop is not None
+        draw = Draw(
+            config.batch, config.seed, self.prior.scheduler.config.num_train_timesteps, config.prompt_drop, config.flip
+        )
+        source = Batches(items, draw, config.accumulate, self.ranks.rank, self.ranks.world)
+        # on a CPU they would only take threads from the model
+        workers = min(8, max((os.cpu_count() or 1) // self.ranks.world - 1, 1)) if self.device.type == "cuda" else 0
+        loader = DataLoader(
+            source,
+            batch_size=None,
+            sampler=range(start, config.steps),
+            num_workers=workers,
+            pin_memory=workers > 0,
+            prefetch_factor=4 if workers else None,
+        )
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise CnlabError(
+                f"{self.folder}: a data-loading process died ({error}); run the same command again"
+            ) from error
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):  # a line cut short by a kill
-        return float("inf")
+class Watch:
+    """What the first rank does once in a while: held-out losses, pictures, fidelity, the convergence verdict."""
+
+    def __init__(self, job: Job, recorder: Recorder) -> None:
+        """Loads the held-out samples."""
+        recipe, self.job, self.recorder = job.config.fine, job, recorder
+        count = min(recipe.loss_samples, job.triplets.count("eval"))
+        self.held_out = load_items(
+            job.triplets, "eval", count, job.prior, job.model, text_cache="text_cache" in job.config.engine
+        )
+        self.sampler = Sampler(job.triplets, job.prior, recipe) if recipe.fidelity_samples else None
+
+    def __call__(self, step: int) -> bool:
+        """Measure after ``step`` steps; True when the run is to stop early."""
+        job = self.job
+        control = job.control
+        images = step * (job.config.batch or 0)
+        with job.trained.averaged():
+            rows = validation_rows(step, images, "loss", held_out_loss(control, job.prior, self.held_out))
+            if self.sampler is not None:
+                pictures = self.sampler.draw(control)
+                rows += validation_rows(step, images, "fidelity", self.sampler.fidelity(pictures))
+                self.sampler.grid(pictures, job.folder / "samples" / f"step-{step:07d}.png")
+        self.recorder.validate(rows)
+        return stops_early(job, step, self.verdict())
+
+    def verdict(self) -> Convergence:
+        """`convergence.json` as of now."""
+        found = convergence_of(self.recorder.validation)
+        write_json(self.job.folder / CONVERGENCE, found.as_dict())
+        return found
 
 
-def _save(root: Path, step: int, control: ControlNetModel, optimizer: torch.optim.Optimizer, run: TrainConfig) -> None:
-    def write(place: Path) -> None:
-        control.save_pretrained(place)
-        save_tensors(optimizer_tensors(optimizer), place / "optimizer.safetensors")
-
-    save_checkpoint(root, step, write, {"seed": run.seed})
+def convergence_of(validation: Any) -> Convergence:
+    """The change-point of a validation table."""
+    steps, values, errors, _ = gap_curve(validation)
+    return detect(steps, values, errors)
 
 
-def _restore(root: Path, control: ControlNetModel, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest checkpoint into the model and optimizer; returns its step, 0 when there is none."""
-    found = latest_checkpoint(root)
-    if found is None:
-        return 0
-    control.load_state_dict(load_tensors(found / "diffusion_pytorch_model.safetensors"))
-    load_optimizer(optimizer, load_tensors(found / "optimizer.safetensors"))
-    step: int = read_state(found)["step"]
-    print(f"resuming from {found}")
-    return step
-
-
-def _batches(items: Items, config: TrainConfig, start: int) -> Iterable[dict[str, torch.Tensor]]:
-    assert config.batch is not None and config.steps is not None
-    order = Order(len(items), config.batch, config.seed, start, config.steps)
-    workers = 4 if torch.cuda.is_available() else 0  # on a CPU they would only take threads from the model
-    return DataLoader(items, batch_sampler=order, num_workers=workers, pin_memory=workers > 0)
+def stops_early(job: Job, step: int, found: Convergence) -> bool:
+    """Whether ``early_stop`` steps have passed since convergence."""
+    patience = job.config.early_stop
+    return bool(patience and found.converged and found.step is not None and step >= found.step + patience)
 
 
 def run_training(config: TrainConfig) -> Path:
     """Train, resume or find the run of ``config``; returns its folder. The summary is written last."""
-    config = config.resolved()
     triplets = Triplets(config.dataset)
-    model = model_fingerprint(config.model)
-    identity, folder = config.fingerprint(triplets.fingerprint, model), config.folder
-    with lock_folder(folder):
-        if check_fingerprint(folder / "summary.json", identity):
-            print(f"{folder} is complete")
-            return folder
-        if not check_fingerprint(folder / "config.json", identity):
-            write_json(folder / "config.json", _config_record(config, triplets, model, identity))
-        device = choose_device(config.device)
-        prior = load_prior(config.model, device)
-        _fit(config, triplets, prior, folder, model)
-        write_json(folder / "summary.json", _summary(config, triplets, folder, identity))
-    return folder
+    config = config.resolved(triplets.condition)
+    if config.flip and not flip_safe(triplets.condition):
+        raise CnlabError(f"--flip: mirrored, a {triplets.condition} map is not the map of the mirrored image")
+    model, init = model_fingerprint(config.model), model_fingerprint(config.init)
+    identity = config.identity(triplets.fingerprint, model, init)
+    with launched(config.device) as (ranks, device):
+        share = ranks.world * config.accumulate
+        if config.batch and config.batch % share:
+            raise CnlabError(f"--batch {config.batch} cannot be shared by {ranks.world} ranks x {config.accumulate}")
+        with lock_folder(config.folder) if ranks.first else contextlib.nullcontext():
+            found = _claim(config, triplets, identity) if ranks.first else False
+            if ranks.agree(found, device):
+                if ranks.first:
+                    print(f"{config.folder} is complete")
+                return config.folder
+            _speed(config, device)
+            job = Job(config, triplets, load_prior(config.model, device), model, ranks, device, init, identity)
+            _fit(job)
+            if ranks.first:
+                write_json(config.folder / SUMMARY, _summary(job))
+            ranks.wait()
+    return config.folder
 
 
-def _config_record(config: TrainConfig, triplets: Triplets, model: str, identity: str) -> dict[str, Any]:
-    return {
+def _claim(config: TrainConfig, triplets: Triplets, identity: dict[str, Any]) -> bool:
+    """True when the run is complete; refuses another run's folder, saying what differs; marks a new one."""
+    folder = config.folder
+    if (folder / CONFIG).exists():
+        there = read_json(folder / CONFIG).get("identity", {})
+        differs = [k for k in identity if canonical(there.get(k)) != canonical(identity[k])]
+        if differs:
+            raise CnlabError(
+                f"{folder} was made with another configuration (it differs in {', '.join(differs)}); "
+                "choose another NAME or delete that folder"
+            )
+        return (folder / SUMMARY).exists()
+    if any(folder.glob("checkpoints/step-*")):
+        raise CnlabError(f"{folder} holds checkpoints of an unknown run; choose another NAME or delete that folder")
+    triplets.verify()
+    record = {
         "config": config.as_dict(),
+        "identity": identity,
         "dataset": {"path": str(config.dataset), "name": triplets.header["name"], "fingerprint": triplets.fingerprint},
-        "model": {"path": config.model, "sha256": model},
-        "fingerprint": identity,
+        "model": {"path": config.model, "sha256": identity["model"]},
+        "fingerprint": config.fingerprint(triplets.fingerprint, identity["model"], identity["init"]),
         **code_version(),
     }
+    write_json(folder / CONFIG, record)
+    return False
 
 
-def _fit(config: TrainConfig, triplets: Triplets, prior: Prior, folder: Path, model: str) -> None:
-    assert config.hint is not None and config.lr is not None
-    control = build_controlnet(prior.unet, config.hint, config.seed, config.hint_init or "released").to(
-        memory_format=torch.channels_last
-    )
-    prior.unet.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(control.parameters(), lr=config.lr, weight_decay=1e-2, fused=True)
-    items = load_items(triplets, "train", config.subset_size, prior, model)
-    held_out = load_items(
-        triplets, "eval", min(config.validation_samples, triplets.header["counts"]["eval"]), prior, model
-    )
-    sampler = Sampler(triplets, prior, config.samples) if config.sample_every else None
-    checkpoints = folder / "checkpoints"
-    start = _restore(checkpoints, control, optimizer)
-    recorder = Recorder(folder, config, start)
+def _speed(config: TrainConfig, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+
+
+def _fit(job: Job) -> None:
+    config, ranks = job.config, job.ranks
+    assert config.steps is not None and config.batch is not None
+    items = job.items("train", config.subset_size)
+    checkpoints = job.folder / "checkpoints"
+    newest = latest_checkpoint(checkpoints) if ranks.first else None
+    ranks.wait()
+    newest = newest if ranks.first else latest_checkpoint(checkpoints)
+    start = job.trained.restore(newest) if newest else 0
+    recorder = Recorder(job.folder, start, config.steps, config.batch) if ranks.first else None
+    watch = Watch(job, recorder) if recorder else None
+    if watch:
+        if start == 0:
+            watch(0)
+        elif stops_early(job, start, watch.verdict()):  # killed between the last checkpoint and the summary
+            start = config.steps
+
+    def log(step: int, figures: dict[str, Tensor | float]) -> None:
+        loss = ranks.mean(torch.as_tensor(figures["loss"]))
+        if recorder:
+            recorder.log(step, {**{k: float(v) for k, v in figures.items()}, "loss": loss.item()})
+
     hooks = Hooks(
-        log=recorder.log,
-        validate=lambda step: recorder.validate(step, held_out_loss(control, prior, held_out)),
-        sample=lambda step: sampler.grid(control, folder / "samples" / f"step-{step:07d}.png") if sampler else None,
-        save=lambda step: _save(checkpoints, step, control, optimizer, config),
+        log=log,
+        validate=lambda step: ranks.agree(watch(step) if watch else False, job.device),
+        save=lambda step: job.trained.save(checkpoints, step) if ranks.first else None,
     )
-    if start == 0:
-        hooks.validate(0)
     try:
-        train(control, prior, optimizer, _batches(items, config, start), config, start, hooks)
+        if not ranks.agree(start >= config.steps, job.device):
+            train(_denoiser(job), job.prior, job.trained, job.batches(items, start), config, start, hooks)
     finally:
-        recorder.close()
+        if recorder:
+            recorder.close()
 
 
-def _summary(config: TrainConfig, triplets: Triplets, folder: Path, identity: str) -> dict[str, Any]:
-    found = latest_checkpoint(folder / "checkpoints")
-    if found is None:
+def _denoiser(job: Job) -> nn.Module:
+    denoiser = Denoiser(job.prior.unet, job.control)
+    if "compile" in job.config.engine:
+        denoiser.compile()
+    return job.ranks.wrap(denoiser)
+
+
+def _summary(job: Job) -> dict[str, Any]:
+    config, folder = job.config, job.folder
+    newest = latest_checkpoint(folder / "checkpoints")
+    if newest is None:
         raise CnlabError(f"{folder} has no checkpoint after training")
-    rows = pd.read_parquet(folder / "validation.parquet")
+    rows = read_validation(folder)
     final = rows[rows["step"] == rows["step"].max()]
+    found = convergence_of(rows)
+    step = read_state(newest)["step"]
     return {
-        "step": read_state(found)["step"],
-        "fingerprint": identity,
+        "step": step,
+        "images": step * (config.batch or 0),
+        "fingerprint": read_json(folder / CONFIG)["fingerprint"],
         "train_seed": config.seed,
-        "dataset": triplets.header["name"],
+        "dataset": job.triplets.header["name"],
         "dataset_path": str(config.dataset),
-        "dataset_fingerprint": triplets.fingerprint,
-        "condition": triplets.condition,
-        "subset_size": config.subset_size or triplets.header["counts"]["train"],
+        "dataset_fingerprint": job.triplets.fingerprint,
+        "condition": job.triplets.condition,
+        "subset_size": config.subset_size or job.triplets.count("train"),
         "model": config.model,
-        "checkpoint": str(found.relative_to(folder)),
-        "validation": {str(r.arm): float(r.loss) for r in final.itertuples()},
+        "variant": config.variant,
+        "checkpoint": str(newest.relative_to(folder)),
+        "parameters": sum(p.numel() for p in job.trained.params),
+        "validation": {f"{r.metric}/{r.arm}": float(r.value) for r in final.itertuples()},
+        "converged": found.converged,
+        "convergence_step": found.step,
         **code_version(),
     }
-
-
-__all__ = ["choose_device", "run_training"]

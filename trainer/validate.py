@@ -5,18 +5,24 @@ The gap between the three says what the map is worth, which the training loss do
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import ControlNetModel
+from numpy.typing import ArrayLike
+from scipy import stats
 from torch import Tensor
 
-from trainer.data import Items
-from trainer.loop import make_batch, predict, step_generator
+from trainer.data import Items, step_generator
+from trainer.loop import predict, prepare
 from trainer.models import Prior
 
 ARMS = ("true", "shuffled", "none")
 VALIDATION_SEED = 90_210
+COLUMNS = ("step", "images", "metric", "arm", "value", "ci_low", "ci_high", "n")
 
 
 def derangement(count: int, seed: int) -> np.ndarray:
@@ -27,7 +33,7 @@ def derangement(count: int, seed: int) -> np.ndarray:
     return moved
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def held_out_loss(
     control: ControlNetModel, prior: Prior, items: Items, batch_size: int = 32, arms: tuple[str, ...] = ARMS
 ) -> dict[str, Tensor]:
@@ -35,16 +41,34 @@ def held_out_loss(
     training = control.training
     control.eval()
     moved = derangement(len(items), VALIDATION_SEED) if len(items) > 1 else np.zeros(1, np.int64)
-    empty = prior.tokenize([""])[0]
+    steps = prior.scheduler.config.num_train_timesteps
+    mixed = prior.unet.dtype != torch.float32
+    cast = torch.autocast(prior.unet.device.type, prior.unet.dtype if mixed else torch.bfloat16, enabled=mixed)
     losses: dict[str, list[Tensor]] = {arm: [] for arm in arms}
     for first in range(0, len(items), batch_size):
         picked = list(range(first, min(first + batch_size, len(items))))
         generator = step_generator(VALIDATION_SEED, first)
-        batch, target = make_batch(prior, items.stack(picked), generator, empty, prompt_drop=0.0)
-        other = items.stack([int(moved[i]) for i in picked])["hint"].to(batch["hint"].device)
+        drawn = items.take(picked)
+        n, channels, *size = drawn["moments"].shape
+        drawn |= {k: torch.randn((n, channels // 2, *size), generator=generator) for k in ("posterior", "noise")}
+        drawn["t"] = torch.randint(steps, (n,), generator=generator)
+        batch, target = prepare(prior, drawn, torch.channels_last)
+        other = items.take([int(moved[i]) for i in picked])["hint"].to(batch["hint"].device)
         for arm in arms:
             given = {**batch, "hint": other} if arm == "shuffled" else batch
-            prediction = predict(prior, None if arm == "none" else control, given)
+            with cast:
+                prediction = predict(prior.unet, None if arm == "none" else control, given).float()
             losses[arm].append(F.mse_loss(prediction, target, reduction="none").mean((1, 2, 3)).cpu())
     control.train(training)
     return {arm: torch.cat(parts) for arm, parts in losses.items()}
+
+
+def validation_rows(step: int, images: int, metric: str, arms: Mapping[str, ArrayLike]) -> list[dict[str, Any]]:
+    """Rows of validation.parquet from per-sample numbers (n,) of each arm: mean with its 95 % t interval."""
+    rows = []
+    for arm, numbers in arms.items():
+        values = np.asarray(numbers, dtype=np.float64)
+        mean, n = float(values.mean()), len(values)
+        half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+        rows.append(dict(zip(COLUMNS, (step, images, metric, arm, mean, mean - half, mean + half, n), strict=True)))
+    return rows

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.io import CnlabError
 from trainer.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
@@ -51,7 +52,7 @@ def test_a_save_that_dies_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 def test_damaged_weights_are_named(tmp_path: Path) -> None:
     path = put(tmp_path, 1) / "w.safetensors"
     path.write_bytes(path.read_bytes()[:9])
-    with pytest.raises(ValueError, match=r"w\.safetensors is damaged"):
+    with pytest.raises(CnlabError, match=r"w\.safetensors is damaged"):
         load_tensors(path)
 
 

@@ -10,9 +10,10 @@ import torch
 from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 
 from pipeline.dataset import Triplets
+from trainer.control import build_control
 from trainer.data import load_items
-from trainer.loop import make_batch, predict, step_generator
-from trainer.models import Prior, build_controlnet, load_prior
+from trainer.loop import predict
+from trainer.models import Prior, load_prior
 from trainer.validate import derangement, held_out_loss
 
 HINT = (8, 8, 8, 8)
@@ -24,7 +25,7 @@ def prior(model_folder: Path) -> Prior:
 
 
 def test_untrained_controlnet_leaves_the_prior_bit_identical(model_folder: Path, prior: Prior, tmp_path: Path) -> None:
-    build_controlnet(prior.unet, HINT, 0).save_pretrained(tmp_path / "control")
+    build_control(prior.unet, HINT, 0).save_pretrained(tmp_path / "control")
     shared = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "np"}
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     alone = StableDiffusionPipeline.from_pretrained(model_folder, safety_checker=None)
@@ -39,7 +40,7 @@ def test_untrained_controlnet_leaves_the_prior_bit_identical(model_folder: Path,
 
 
 def test_first_gradients_reach_zero_convolutions_only_and_the_copy_after_one_step(prior: Prior) -> None:
-    control = build_controlnet(prior.unet, HINT, 0)
+    control = build_control(prior.unet, HINT, 0)
     optimizer = torch.optim.SGD(control.parameters(), lr=0.1)
     g = torch.Generator().manual_seed(0)
     batch = {
@@ -50,7 +51,7 @@ def test_first_gradients_reach_zero_convolutions_only_and_the_copy_after_one_ste
 
     def backward() -> None:
         optimizer.zero_grad()
-        torch.nn.functional.mse_loss(predict(prior, control, batch), target).backward()
+        torch.nn.functional.mse_loss(predict(prior.unet, control, batch), target).backward()
 
     backward()
     zero = [
@@ -66,12 +67,12 @@ def test_first_gradients_reach_zero_convolutions_only_and_the_copy_after_one_ste
 
 
 def test_the_copy_starts_as_the_encoder(prior: Prior) -> None:
-    control = build_controlnet(prior.unet, HINT, 3)
+    control = build_control(prior.unet, HINT, 3)
     theirs = prior.unet.state_dict()
     for name, value in control.state_dict().items():
         if name.startswith(("down_blocks", "mid_block", "conv_in", "time_embedding")):
             assert torch.equal(value, theirs[name]), name
-    again = build_controlnet(prior.unet, HINT, 3).state_dict()
+    again = build_control(prior.unet, HINT, 3).state_dict()
     assert all(torch.equal(v, again[k]) for k, v in control.state_dict().items())
 
 
@@ -85,26 +86,9 @@ def test_sd15_topology_has_thirteen_outputs_and_the_published_size() -> None:
     assert len(control.controlnet_down_blocks) + 1 == 13
 
 
-def test_prompts_are_dropped_at_the_given_rate_and_drawn_anew(prior: Prior, dataset: Path) -> None:
-    items = load_items(Triplets(dataset), "train", None, prior, "m").stack([0] * 400)
-    empty = prior.tokenize([""])[0]
-    blank = prior.encode_text(empty[None])[0]
-
-    def dropped(step: int, rate: float) -> torch.Tensor:
-        states = make_batch(prior, items, step_generator(0, step), empty, rate)[0]["states"]
-        return torch.isclose(states, blank, atol=1e-6).all(2).all(1)
-
-    first, second = dropped(0, 0.5), dropped(1, 0.5)
-    assert 160 < int(first.sum()) < 240
-    assert not torch.equal(first, second)
-    assert torch.equal(first, dropped(0, 0.5))
-    assert not dropped(0, 0.0).any()
-    assert dropped(0, 1.0).all()
-
-
 def test_held_out_loss_is_fixed_and_arms_agree_before_training(prior: Prior, dataset: Path) -> None:
     items = load_items(Triplets(dataset), "eval", None, prior, "m")
-    control = build_controlnet(prior.unet, HINT, 0)
+    control = build_control(prior.unet, HINT, 0)
     first, again = (held_out_loss(control, prior, items, batch_size=3) for _ in range(2))
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert torch.equal(first["true"], first["none"])
@@ -131,9 +115,9 @@ def test_cuda_predicts_what_the_cpu_predicts(model_folder: Path, prior: Prior) -
     theirs = load_prior(str(model_folder), torch.device("cuda"))
     noisy, states = torch.randn(2, 4, 8, 8), torch.randn(2, 32, 16)
     batch = {"noisy": noisy, "t": torch.tensor([5, 900]), "states": states, "hint": torch.rand(2, 3, 64, 64)}
-    control = build_controlnet(prior.unet, HINT, 0)
-    here = predict(prior, control, batch)
-    there = predict(theirs, build_controlnet(theirs.unet, HINT, 0), {k: v.cuda() for k, v in batch.items()})
+    control = build_control(prior.unet, HINT, 0)
+    here = predict(prior.unet, control, batch)
+    there = predict(theirs.unet, build_control(theirs.unet, HINT, 0), {k: v.cuda() for k, v in batch.items()})
     assert torch.allclose(here, there.cpu(), atol=1e-3)
 
 
@@ -141,7 +125,7 @@ def test_gaussian_hint_encoder_keeps_the_signal_and_the_identity(prior: Prior) -
     edges = (torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(0)) < 0.1).float().expand(-1, 3, -1, -1)
     spread = {}
     for init in ("released", "gaussian"):
-        encoder = build_controlnet(prior.unet, (16, 32, 32, 32), 0, init).controlnet_cond_embedding
+        encoder = build_control(prior.unet, (16, 32, 32, 32), 0, init).controlnet_cond_embedding
         with torch.no_grad():
             features = torch.nn.functional.silu(encoder.conv_in(edges))
             for layer in encoder.blocks:

@@ -169,7 +169,7 @@ def test_shipped_weights_are_small_whole_and_without_pickles() -> None:
     prior = load_prior("tabletop", torch.device("cpu"))
     assert prior.scheduler.config.prediction_type == "v_prediction"
     clip = load_tensors(WEIGHTS / "tabletop-clip" / "model.safetensors")
-    theirs = prior.text_encoder.state_dict()
+    theirs = prior.text_encoders[0].state_dict()
     ours = {k.removeprefix("text_model."): v for k, v in clip.items() if k.startswith("text_model.")}
     match = {k.removeprefix("text_model."): v for k, v in theirs.items()}
     assert ours.keys() == match.keys()

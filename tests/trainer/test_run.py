@@ -15,20 +15,22 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.io import CnlabError, read_json
+from pipeline.io import CnlabError, read_json, write_json
 from trainer import run as run_module
 from trainer.checkpoint import list_checkpoints, load_tensors
 from trainer.config import TrainConfig
 from trainer.data import Order
 from trainer.run import run_training
 
+RECIPE = {"warmup": "2", "schedule": "cosine", "hint": "8, 8, 8, 8", "log_every": "1", "loss_samples": "4"}
+NO_PICTURES = {**RECIPE, "fidelity_samples": "0"}
+
 
 @pytest.fixture
 def config(model_folder: Path, dataset: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
-        dataset=dataset, model=str(model_folder), out=tmp_path, name="run", steps=7, batch=3, lr=1e-3, warmup=2,
-        schedule="cosine", hint=(8, 8, 8, 8), log_every=1, save_every=2, validate_every=3, validation_samples=4,
-        sample_every=4, samples=2, device="cpu",
+        dataset=dataset, model=str(model_folder), out=tmp_path, name="run", steps=7, batch=3, lr=1e-3, save_every=2,
+        validate_every=3, device="cpu", recipe=NO_PICTURES,
     )  # fmt: skip
 
 
@@ -43,42 +45,50 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def same(a: Path, b: Path) -> bool:
     left, right = weights(a), weights(b)
-    return losses(a) == losses(b) and all(torch.equal(v, right[k]) for k, v in left.items())
+    tables = [pd.read_parquet(folder / "validation.parquet") for folder in (a, b)]
+    return (
+        losses(a) == losses(b)
+        and all(torch.equal(v, right[k]) for k, v in left.items())
+        and tables[0].equals(tables[1])
+    )
 
 
 def test_a_run_leaves_what_the_contract_says(config: TrainConfig) -> None:
+    config = replace(config, recipe={**RECIPE, "fidelity_samples": "3", "sampling_steps": "2", "grid": "2"})
     folder = run_training(config)
     assert [s for s, _, _ in losses(folder)] == list(range(1, 8))
     assert [p.name for p in list_checkpoints(folder / "checkpoints")] == ["step-0000006", "step-0000007"]
     rows = pd.read_parquet(folder / "validation.parquet")
     assert list(rows["step"].unique()) == [0, 3, 6, 7]
-    start = rows[rows["step"] == 0].set_index("arm")["loss"]
+    start = rows[(rows["step"] == 0) & (rows["metric"] == "loss")].set_index("arm")["value"]
     assert start["true"] == start["none"] == start["shuffled"]
-    with Image.open(folder / "samples" / "step-0000004.png") as grid:
-        assert grid.size[1] > 3 * 64
+    fidelity = rows[rows["metric"] == "fidelity"]
+    assert set(fidelity["arm"]) == {"true", "shuffled"}
+    assert set(fidelity["n"]) == {3}
+    assert (rows["ci_low"] <= rows["value"]).all()
+    with Image.open(folder / "samples" / "step-0000003.png") as grid:
+        assert grid.size == (2 * 64, 3 * 64 + 46)
     summary = read_json(folder / "summary.json")
-    assert summary["step"] == 7
+    assert (summary["step"], summary["images"]) == (7, 21)
     assert (folder / summary["checkpoint"] / "config.json").exists()
     assert list((folder / "tensorboard").iterdir())
+    assert read_json(folder / "convergence.json")["converged"] is False
+    record = read_json(folder / "config.json")["config"]
+    assert record["prompt_drop"] == 0.5  # what was left open is written as it was decided
+    assert record["recipe"]["guidance"] == 7.5
     stamp = (folder / "summary.json").stat().st_mtime_ns
     run_training(config)
     assert (folder / "summary.json").stat().st_mtime_ns == stamp
 
 
 def test_two_runs_with_one_seed_are_bit_equal_and_another_seed_differs(config: TrainConfig) -> None:
-    first, second, third = (
-        run_training(replace(config, name=n, seed=s, sample_every=0)) for n, s in (("a", 0), ("b", 0), ("c", 1))
-    )
+    first, second, third = (run_training(replace(config, name=n, seed=s)) for n, s in (("a", 0), ("b", 0), ("c", 1)))
     assert same(first, second)
     assert losses(first) != losses(third)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6])
-def test_stopped_anywhere_and_resumed_is_bit_equal(
-    config: TrainConfig, stop: int, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    config = replace(config, sample_every=0)
-    whole = run_training(replace(config, out=tmp_path_factory.mktemp("whole")))
+def interrupt(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, stop: int) -> None:
+    """Run until the line of step ``stop`` is logged."""
     real = run_module.Recorder.log
 
     def interrupted(self: run_module.Recorder, step: int, figures: dict[str, float]) -> None:
@@ -91,63 +101,147 @@ def test_stopped_anywhere_and_resumed_is_bit_equal(
         with pytest.raises(KeyboardInterrupt):
             run_training(config)
     assert not (config.folder / "summary.json").exists()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6])  # an epoch has 8 samples, so every step of two epochs
+def test_stopped_anywhere_and_resumed_is_bit_equal(
+    config: TrainConfig, stop: int, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = run_training(replace(config, out=tmp_path_factory.mktemp("whole")))
+    interrupt(monkeypatch, config, stop)
     assert same(run_training(config), whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"recipe": {**NO_PICTURES, "ema": "0.5", "min_snr": "5"}},
+        {"variant": "lite", "accumulate": 3},
+        {"unlock_decoder": True},
+        {"flip": True, "engine": ("text_cache",), "precision": "bf16"},
+    ],
+    ids=["ema", "lite", "unlocked", "cached"],
+)
+def test_every_kind_of_run_resumes_bit_equal(
+    config: TrainConfig,
+    options: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    config = replace(config, **options)  # type: ignore[arg-type]
+    whole = run_training(replace(config, out=tmp_path_factory.mktemp("whole")))
+    interrupt(monkeypatch, config, 5)
+    assert same(run_training(config), whole)
+
+
+def child(config: TrainConfig) -> subprocess.Popen[bytes]:
+    code = (
+        "import torch; torch.set_num_threads(1)\nfrom pathlib import Path, PosixPath\n"
+        f"from trainer.config import TrainConfig\nfrom trainer.run import run_training\nrun_training({config!r})"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 @pytest.mark.slow
 def test_sigkill_then_the_same_command_is_bit_equal(
     config: TrainConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    config = replace(config, sample_every=0, steps=40, save_every=5)
+    config = replace(config, steps=40, save_every=5)
     whole = run_training(replace(config, out=tmp_path_factory.mktemp("whole")))
-    code = (
-        "import torch; torch.set_num_threads(1)\nfrom pathlib import Path, PosixPath\n"
-        f"from trainer.config import TrainConfig\nfrom trainer.run import run_training\nrun_training({config!r})"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = child(config)
     deadline = time.monotonic() + 120
     while not list_checkpoints(config.folder / "checkpoints") and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    os.kill(running.pid, signal.SIGKILL)
+    running.communicate()
     assert not (config.folder / "summary.json").exists()
     assert same(run_training(config), whole)
 
 
-def test_a_foreign_config_is_refused(config: TrainConfig) -> None:
-    run_training(replace(config, steps=1, sample_every=0))
-    with pytest.raises(CnlabError, match="another configuration"):
-        run_training(replace(config, steps=2, sample_every=0))
+def test_a_foreign_config_is_refused_and_told_what_differs(config: TrainConfig) -> None:
+    run_training(replace(config, steps=1))
+    with pytest.raises(CnlabError, match=r"another configuration \(it differs in steps\)"):
+        run_training(replace(config, steps=2))
+    with pytest.raises(CnlabError, match=r"differs in recipe"):
+        run_training(replace(config, steps=1, recipe={**NO_PICTURES, "clip": "0.5"}))
+
+
+def test_a_changed_dataset_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(config.dataset, copy)
+    config = replace(config, dataset=copy, steps=1)
+    run_training(config)
+    header = read_json(copy / "dataset.json")
+    write_json(copy / "dataset.json", {**header, "fingerprint": "another"})
+    with pytest.raises(CnlabError, match="differs in dataset"):
+        run_training(config)
+    shard = copy / header["shards"][0]["file"]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(CnlabError, match=rf"{shard.name} is missing or damaged"):
+        run_training(replace(config, name="other"))
+
+
+def test_two_trainers_in_one_folder_the_second_refuses(config: TrainConfig) -> None:
+    from pipeline.io import lock_folder
+
+    with lock_folder(config.folder), pytest.raises(CnlabError, match="in use by another process"):
+        run_training(config)
 
 
 def test_a_subset_is_the_first_rows(config: TrainConfig) -> None:
-    folder = run_training(replace(config, subset="5", steps=1, sample_every=0))
+    folder = run_training(replace(config, subset="5", steps=1))
     assert read_json(folder / "summary.json")["subset_size"] == 5
     with pytest.raises(CnlabError, match="were asked for"):
         run_training(replace(config, subset="5k", name="more", steps=1))
 
 
-def test_a_step_with_infinite_gradient_is_skipped_and_recorded(
+def test_a_step_with_a_gradient_that_is_no_number_is_skipped_and_counted(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trainer.loop as loop
+    from trainer.data import Batches
 
-    real = loop.make_batch
+    real = Batches.__getitem__
 
-    def poisoned(prior, items, generator, empty, drop):  # type: ignore[no-untyped-def]
-        batch, target = real(prior, items, generator, empty, drop)
-        poison = generator.initial_seed() == loop.step_generator(config.seed, 3).initial_seed()
-        return batch, target * (float("nan") if poison else 1.0)
+    def poisoned(self: Batches, step: int):  # type: ignore[no-untyped-def]
+        parts = real(self, step)
+        if step in poison:
+            parts[0]["noise"] = parts[0]["noise"] * float("nan")
+        return parts
 
-    monkeypatch.setattr(loop, "make_batch", poisoned)
-    folder = run_training(replace(config, sample_every=0))
-    rows = {step: norm for step, _, norm in losses(folder)}
-    assert np.isnan(rows[4])
+    monkeypatch.setattr(Batches, "__getitem__", poisoned)
+    poison = {3}
+    folder = run_training(config)
+    rows = [json.loads(s) for s in (folder / "log.jsonl").read_text().splitlines()]
+    assert [r["skipped"] for r in rows] == [0, 0, 0, 1, 1, 1, 1]
+    assert rows[3]["loss"] is None
+    assert all(r["loss"] is not None for r in rows if r["step"] != 4)
     assert all(torch.isfinite(v).all() for v in weights(folder).values())
+    poison = set(range(2, 7))
+    with pytest.raises(CnlabError, match="the loss is no number"):
+        run_training(replace(config, name="hopeless"))
+
+
+def test_early_stop_ends_the_run_after_convergence_and_is_found_complete(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    def at_three(table: pd.DataFrame) -> SimpleNamespace:
+        there = bool((table["step"] >= 3).any())
+        return SimpleNamespace(converged=there, step=3 if there else None, as_dict=lambda: {"converged": there})
+
+    monkeypatch.setattr(run_module, "convergence_of", at_three)
+    config = replace(config, steps=30, early_stop=2)
+    folder = run_training(config)
+    assert read_json(folder / "summary.json")["step"] == 6  # the first validation at least 2 steps after step 3
+    (folder / "summary.json").unlink()  # as if killed before it was written
+    assert read_json(run_training(config) / "summary.json")["step"] == 6
 
 
 def test_our_checkpoint_works_in_the_public_pipeline(config: TrainConfig, model_folder: Path) -> None:
-    folder = run_training(replace(config, steps=1, sample_every=0))
+    folder = run_training(replace(config, steps=1))
     place = folder / read_json(folder / "summary.json")["checkpoint"]
     code = f"""
 import sys
@@ -169,3 +263,39 @@ def test_order_goes_on_from_any_step(start: int) -> None:
     assert list(Order(10, 4, 1, start, 7)) == whole[start:]
     assert sorted(i for b in whole[:5] for i in b) == sorted([*range(10)] * 2)
     assert list(Order(10, 4, 2, 0, 7)) != whole
+
+
+def test_learning_rate_of_an_unlocked_decoder_is_a_fifth(config: TrainConfig) -> None:
+    assert replace(config, lr=None).resolved().lr == 1e-5
+    assert replace(config, lr=None, unlock_decoder=True).resolved().lr == pytest.approx(2e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch": 3, "accumulate": 2}, "equal micro-batches"),
+        ({"recipe": {"nonsense": "1"}}, "unknown recipe setting"),
+        ({"recipe": {"warmup": "soon"}}, "is not like"),
+        ({"recipe": {"ema": "1"}}, "must lie in"),
+        ({"recipe": {"schedule": "linear"}}, "constant or cosine"),
+        ({"variant": "lite", "init": "x"}, "starts a copy of the encoder"),
+        ({"prompt_drop": 2.0}, "must lie in"),
+        ({"steps": 0}, "--steps must be at least 1"),
+    ],
+)
+def test_bad_options_get_one_line(config: TrainConfig, options: dict[str, object], said: str) -> None:
+    with pytest.raises(CnlabError, match=said):
+        replace(config, **options).resolved()  # type: ignore[arg-type]
+
+
+def test_at_most_25_options() -> None:
+    from dataclasses import fields
+
+    assert len(fields(TrainConfig)) <= 25
+
+
+def test_prompts_are_dropped_by_condition(config: TrainConfig) -> None:
+    assert config.resolved("canny").prompt_drop == 0.5
+    assert config.resolved("scribble").prompt_drop == 0.1
+    assert replace(config, prompt_drop=0.2).resolved("scribble").prompt_drop == 0.2
+    assert np.isclose(config.resolved().lr, 1e-3)
