@@ -108,6 +108,46 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SDXL in diffusers' layout: two text encoders, pooled states and sizes, three levels."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from trainer.prior.models import build_tokenizer
+
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("models")
+    tokenizer = build_tokenizer([sample_scene(0, i).caption for i in range(20)], root / "tokenizer")
+    text = {
+        "vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 32,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    first = CLIPTextConfig(hidden_size=16, intermediate_size=32, projection_dim=16, **text)
+    second = CLIPTextConfig(hidden_size=24, intermediate_size=32, projection_dim=12, **text)
+    unet = UNet2DConditionModel(
+        sample_size=SIZE // 4, block_out_channels=(8, 16, 16), norm_num_groups=8, layers_per_block=2,
+        cross_attention_dim=40, attention_head_dim=(1, 2, 2), transformer_layers_per_block=(1, 1, 2),
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=12 + 6 * 8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=8, layers_per_block=1, latent_channels=4, sample_size=SIZE,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, force_upcast=False,
+    )  # fmt: skip
+    pipe = StableDiffusionXLPipeline(
+        vae=vae, text_encoder=CLIPTextModel(first), text_encoder_2=CLIPTextModelWithProjection(second),
+        tokenizer=tokenizer, tokenizer_2=tokenizer, unet=unet,
+        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        add_watermarker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(root / "xl")
+    return root / "xl"
+
+
+@pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import CLIPConfig, CLIPModel
 

@@ -163,7 +163,7 @@ def load_pipeline(model: str, checkpoint: Path | None, dtype: torch.dtype) -> An
 
     Any variant; a checkpoint that trained the prior's decoder brings its own ``unet/``. Raises CnlabError.
     """
-    common: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
+    common: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     try:
         xl = "text_encoder_2" in DiffusionPipeline.load_config(model)
         if not xl:
