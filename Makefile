@@ -56,7 +56,7 @@ dataset: $(READY) ## raw images -> data/NAME (SOURCE, SIZE, CONDITION, SEED, WOR
 
 train: $(READY) ## data/NAME -> runs/NAME (MODEL, STEPS, SEED)
 	@echo "== train"
-	$(BIN)/cnlab-train --dataset "data/$(DATA)" --model "$(MODEL)" --seed $(SEED) --name "$(RUN)" \
+	$(BIN)/cnlab-train run --dataset "data/$(DATA)" --model "$(MODEL)" --seed $(SEED) --name "$(RUN)" \
 	  $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 eval: $(READY) ## runs/NAME -> results/results.parquet, report.html (IMAGES)

@@ -1,4 +1,4 @@
-"""``cnlab-train``: fine-tune a ControlNet on a dataset of triplets."""
+"""``cnlab-train``: fine-tune a ControlNet on a dataset of triplets, and carry it elsewhere."""
 
 from __future__ import annotations
 
@@ -8,26 +8,36 @@ import tyro
 
 from pipeline.io import run_cli
 from trainer.config import TrainConfig
+from trainer.transfer import TransferConfig
 
 
 def _run(config: TrainConfig) -> None:
     if config.dry_run:
         plan = config.resolved()
-        print(plan)
-        print(plan.fine)
-        print(f"would write {plan.folder}")
+        print(plan, plan.fine, f"would write {plan.folder}", sep="\n")
         return
     from trainer.run import run_training  # torch and diffusers take seconds to import
 
     print(run_training(config))
 
 
-Command = Annotated[TrainConfig, tyro.conf.subcommand("run")]
+def _transfer(config: TransferConfig) -> None:
+    from trainer.transfer import transfer
+
+    print(transfer(config))
+
+
+Command = (
+    Annotated[TrainConfig, tyro.conf.subcommand("run")] | Annotated[TransferConfig, tyro.conf.subcommand("transfer")]
+)
 
 
 def _main() -> None:
-    config = tyro.cli(TrainConfig, prog="cnlab-train", description=TrainConfig.__doc__)
-    _run(config)
+    command = tyro.cli(Command, prog="cnlab-train", description="Triplets to a trained ControlNet, and that elsewhere.")
+    if isinstance(command, TrainConfig):
+        _run(command)
+    else:
+        _transfer(command)
 
 
 def main() -> None:

@@ -94,7 +94,9 @@ class TrainConfig:
     seed: int = 0  # of weights, order, noise, timesteps, dropping and flips
     precision: Precision = "fp32"  # of the matrix products; weights and optimizer stay in fp32
     engine: tuple[Engine, ...] = ("channels_last",)  # how it is computed
-    recipe: dict[str, str] = field(default_factory=dict)  # finer settings over the preset's: NAME VALUE ...
+    recipe: dict[str, str] = field(
+        default_factory=dict
+    )  # finer settings over the preset's, NAME VALUE ...; --dry-run lists them
     validate_every: int = 100  # steps between held-out losses, fidelity and sample grids
     early_stop: int = 0  # stop this many steps after convergence was found; 0: train all steps
     save_every: int = 100  # steps between checkpoints

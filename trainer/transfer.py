@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from diffusers import UNet2DConditionModel
 from tyro.conf import Positional
 
 from pipeline.io import CnlabError, code_version, write_json
-from trainer.control import load_control
-from trainer.models import resolve_model
+
+if TYPE_CHECKING:  # a command line's help is not to wait for torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ def transfer(config: TransferConfig) -> Path:
     As ControlNet's ``tool_transfer_control.py``; hint encoder and zero convolutions have no twin and stay as they are.
     Raises CnlabError when the layouts differ.
     """
+    from trainer.control import load_control
+
     if config.out.exists():
         raise CnlabError(f"{config.out} exists already; choose another --out or delete it")
     control = load_control(config.control)
@@ -56,8 +58,13 @@ def transfer(config: TransferConfig) -> Path:
     return config.out
 
 
-def _encoder(name: str) -> dict[str, torch.Tensor]:
+def _encoder(name: str) -> dict[str, Tensor]:
     """Weights of a model's UNet that a ControlNet copies."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from trainer.models import resolve_model
+
     try:
         unet = UNet2DConditionModel.from_pretrained(
             resolve_model(name), subfolder="unet", torch_dtype=torch.float32, use_safetensors=True
