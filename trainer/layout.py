@@ -82,6 +82,11 @@ def check_class(config: Mapping[str, Any], where: str) -> None:
         )
 
 
+def expected_shapes(config: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of the ControlNet that ``config`` describes, by diffusers name."""
+    return {name: tuple(value.shape) for name, value in meta_model(config, where).state_dict().items()}
+
+
 def layout_of(config: Mapping[str, Any], where: str) -> Layout:
     """Names and shapes of the ControlNet that ``config`` (config.json) describes; ``where`` it is from, for errors.
 

@@ -18,12 +18,12 @@ from pipeline.io import CnlabError, read_json, sha256_file, write_json
 from trainer.layout import check_class, check_shapes, first_few, layout_of
 from trainer.layout_config import find_config
 
-CONFIG, WEIGHTS, CARD = "config.json", "diffusion_pytorch_model.safetensors", "README.md"
+CONFIG, WEIGHTS, CARD, SAMPLES = "config.json", "diffusion_pytorch_model.safetensors", "README.md", "samples.png"
 PREFIX = "control_model."  # of the ControlNet inside the released ControlLDM
 #: Where the diffusers config travels in the file. The only key: safetensors writes several in a random order.
 METADATA = "diffusers_config"
 #: What an export may put into a folder; --overwrite replaces no folder with anything else in it.
-EXPORTED = {CONFIG, WEIGHTS, CARD, "samples.png"}
+EXPORTED = {CONFIG, WEIGHTS, CARD, SAMPLES}
 
 Tensors = dict[str, torch.Tensor]
 
@@ -42,7 +42,7 @@ def to_single_file(
     config, tensors = read_folder(folder)
     check_class(config, str(folder))
     layout = layout_of(config, str(folder))
-    check_shapes(_shapes(tensors), layout.shapes, str(folder))
+    check_shapes(shapes_of(tensors), layout.shapes, str(folder))
     head = PREFIX if prefix else ""
     renamed = {head + layout.names[name]: value for name, value in cast(tensors, dtype, str(folder)).items()}
     with placing(out, overwrite) as part:
@@ -59,9 +59,9 @@ def from_single_file(path: Path, folder: Path, like: Path | None = None, overwri
     """
     tensors, metadata = read_safetensors(path)
     tensors = _without_prefix(tensors, str(path))
-    config = find_config(_shapes(tensors), metadata.get(METADATA), like, str(path))
+    config = find_config(shapes_of(tensors), metadata.get(METADATA), like, str(path))
     layout = layout_of(config, str(path))
-    check_shapes(_shapes(tensors), layout.single_shapes, str(path))
+    check_shapes(shapes_of(tensors), layout.single_shapes, str(path))
     with placing(folder, overwrite) as part:
         write_folder(part, config, {name: tensors[single] for name, single in layout.names.items()})
     return folder
@@ -131,7 +131,8 @@ def _without_prefix(tensors: Tensors, where: str) -> Tensors:
     return {name.removeprefix(PREFIX): value for name, value in tensors.items()}
 
 
-def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor."""
     return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
