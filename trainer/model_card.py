@@ -227,18 +227,26 @@ def _training(facts: Facts) -> str:
         "run fingerprint": facts.config.get("fingerprint"),
         "code": " ".join(str(facts.config[k]) for k in ("version", "commit") if k in facts.config),
     }
-    said = [f"| {label} | {for_markdown(str(value))} |" for label, value in rows.items() if value not in (None, "")]
+    said = [f"| {label} | {_cell(value)} |" for label, value in rows.items() if value not in (None, "")]
     return "\n".join(["| | |", "|---|---|", *said]) if facts.config else "How it was trained is not recorded."
 
 
 def _convergence(found: Mapping[str, Any]) -> str:
     if not found:
         return ""
-    step, low, high = (found.get(k) for k in ("step", "ci_low", "ci_high"))
+    step, why = found.get("step"), for_markdown(str(found.get("reason", ""))).rstrip(".")
+    where = f"{why}; `convergence.json`" if why else "`convergence.json`"
     if not found.get("converged") or not _finite(step):
-        return "\nNot converged by the change-point test (`convergence.json`).\n"
-    span = f" [{low:g}, {high:g}]" if _finite(low) and _finite(high) else ""
-    return f"\nConverged at step {step:g}{span} by the change-point test (`convergence.json`).\n"
+        return f"\nNot converged, by the change-point test ({where}).\n"
+    ends = list(found.get("interval") or [])
+    span = f" [{ends[0]:g}, {ends[1]:g}]" if len(ends) == 2 and all(map(_finite, ends)) else ""
+    return f"\nConverged at step {step:g}{span}, by the change-point test ({where}).\n"
+
+
+def _cell(value: Any) -> str:
+    return (
+        f"{value:g}" if isinstance(value, float) else str(value) if isinstance(value, int) else for_markdown(str(value))
+    )
 
 
 def _finite(value: Any) -> bool:

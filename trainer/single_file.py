@@ -151,7 +151,10 @@ def placing(out: Path, overwrite: bool) -> Iterator[Path]:
             if _contents(out) == _contents(part):
                 return
             _check_replaceable(out, part, overwrite)
+        mask = os.umask(0)
+        os.umask(mask)
         for file in _files(part):
+            file.chmod(0o666 & ~mask)  # safetensors writes for the owner alone
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         _move(part, out)
