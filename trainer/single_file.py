@@ -142,6 +142,8 @@ def placing(out: Path, overwrite: bool) -> Iterator[Path]:
 
     An ``out`` that exists stays when it is identical, is replaced with ``overwrite``, and is refused otherwise.
     """
+    if out.name in ("", ".."):
+        raise CnlabError(f"--out {out} names no file or folder of its own")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     _remove(part)  # of a killed process that had this one's number

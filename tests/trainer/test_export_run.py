@@ -131,6 +131,8 @@ def test_what_lies_there_already_is_safe(config: ExportConfig) -> None:
     single.out.mkdir()
     with pytest.raises(CnlabError, match="is a folder; choose another --out"):
         export(single)
+    with pytest.raises(CnlabError, match="names no file or folder of its own"):
+        export(replace(config, out=Path()))
     assert [p.name for p in config.out.parent.iterdir() if p.name.startswith(".")] == []
 
 
