@@ -3,7 +3,7 @@
 The ControlNet paper sees nets "suddenly" follow the condition within some tens of steps (section 3.3, figure 4) and
 reads the moment off pictures. Here it is read off a validation curve of what the true map is worth over another
 sample's map. The **step** is the midpoint of the rise: where the curve is half way from its level before to its level
-after; the posterior of ``trainer.rise`` gives its interval. ``docs/convergence.md`` measures the error on simulated curves.
+after; the posterior of ``trainer.rise`` gives its interval. ``docs/convergence.md`` measures its error in simulation.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ def detect(
 
     ``steps`` (T,) increasing, >= 0; ``values`` (T,) and ``errors`` (T,), NaN where missing. The noise between points is
     estimated from the curve; ``errors`` weigh the points against each other (within a factor of two of their median,
-    since they tell of pictures, not of steps), and a rise must exceed them. ``floor`` is the value of a net that ignores
-    its map, used with ``errors`` to see that a curve had risen before its first point: 0 for a gap; a value at step 0,
-    where the zero convolutions leave the prior as it is, replaces it. ``least`` is the smallest rise that counts, in
-    the curve's unit.
+    since they tell of pictures, not of steps), and a rise must exceed them. ``floor`` is the value of a net that
+    ignores its map, used with ``errors`` to see that a curve had risen before its first point: 0 for a gap; a value at
+    step 0, where the zero convolutions leave the prior as it is, replaces it. ``least`` is the smallest rise that
+    counts, in the curve's unit.
 
     Raises CnlabError when lengths differ or steps do not increase. Too few points are "not converged", with the reason.
     """
@@ -219,7 +219,7 @@ def _not(level: float, points: int, probability: float, reason: str) -> Converge
 
 
 def gap_curve(table: pd.DataFrame) -> Curve:
-    """The curve to judge, from a validation table: columns step, metric, arm, value, ci_low, ci_high, n, a number a row.
+    """The curve to judge, from a validation table (columns step, metric, arm, value, ci_low, ci_high, n).
 
     ``fidelity`` where the table has it: true minus shuffled; else ``loss_gap``: loss shuffled minus true. The error of
     an arm is the half width of its 95% t interval over the quantile. Rows of an arm ``gap`` (mean and interval of the
@@ -260,7 +260,7 @@ def draw(runs: Mapping[str, tuple[Curve, Convergence]], path: Path, ylabel: str 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for i, (label, (curve, found)) in enumerate(runs.items()):
@@ -270,10 +270,16 @@ def draw(runs: Mapping[str, tuple[Curve, Convergence]], path: Path, ylabel: str 
         "fidelity": "condition fidelity, true map minus another's",
         "loss_gap": "held-out loss, another's map minus true",
     }
-    axes.set_ylabel(ylabel or ", ".join(words.get(name, name) for name in sorted(names)))
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylabel(ylabel or ", ".join(words.get(name, name) for name in sorted(names)), fontsize=9)
+    axes.set_xlabel("optimizer step", fontsize=9)
+    axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.tick_params(labelsize=8.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.01)
+    figure.legend(loc="outside upper left", ncols=2 if len(runs) > 1 else 1, frameon=False, fontsize=8.5)
     with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 def draw_run(axes: Axes, curve: Curve, found: Convergence, label: str, colour: str) -> None:
@@ -299,7 +305,3 @@ def draw_run(axes: Axes, curve: Curve, found: Convergence, label: str, colour: s
     if curve.errors is not None:
         low, high = curve.values - 1.96 * curve.errors, curve.values + 1.96 * curve.errors
         axes.fill_between(curve.steps, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)
-    axes.set_xlabel("optimizer step")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.01)

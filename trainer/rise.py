@@ -39,7 +39,8 @@ class Cells:
     onset: np.ndarray  # 10% of the rise
     settled: np.ndarray  # 90% of the rise
     log_prior: np.ndarray
-    bounds: np.ndarray  # (M + 1,) of the grid of midpoints
+    low: np.ndarray  # (K,) bounds of the midpoint's cell
+    high: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,34 @@ class Posterior:
     after: np.ndarray
 
 
-def midpoints(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Grid of midpoints (M,) and their bounds (M + 1,): from step 0 to half a run beyond the last point."""
+def grid(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Widths and the bounds of the midpoints' cells, each (N,).
+
+    Midpoints reach from step 0 to half a run beyond the last point; their cells divide the gaps between points, and for
+    wide rises are joined to at most a sixteenth of the width. Widths reach from the spacing of the points to the run,
+    at most a factor 1.3 apart: coarser, a smooth curve fits no candidate and its misfit passes for noise.
+    """
     edges = np.concatenate([[0.0], steps]) if steps[0] > 0 else steps
-    fine = max(2, min(8, round(200 / len(steps))))  # in each gap between two points
-    inside = np.interp(np.arange((len(edges) - 1) * fine + 1) / fine, np.arange(len(edges)), edges)
-    bounds = np.concatenate([inside, steps[-1] + (steps[-1] - steps[0]) * np.arange(1, 21) / 40])
-    return (bounds[1:] + bounds[:-1]) / 2, bounds
+    span, gap = steps[-1] - steps[0], float(np.median(np.diff(steps)))
+    fine = max(2, min(8, round(200 / len(steps))))  # cells in each gap between two points
+    bounds = np.interp(np.arange((len(edges) - 1) * fine + 1) / fine, np.arange(len(edges)), edges)
+    bounds = np.concatenate([bounds, steps[-1] + span * np.arange(1, 21) / 40])
+    widest = max(1.2 * span, 2 * gap)
+    widths = np.geomspace(gap, widest, math.ceil(math.log(widest / gap) / math.log(1.3)) + 1)
+    parts = [(0.0, bounds[:-1], bounds[1:])]
+    for w in widths:
+        joined = bounds[:: max(1, int(w / 16 * fine / gap))]
+        joined = joined if joined[-1] == bounds[-1] else np.append(joined, bounds[-1])
+        parts.append((float(w), joined[:-1], joined[1:]))
+    width = np.concatenate([np.full(len(low), w) for w, low, _ in parts])
+    return width, np.concatenate([low for _, low, _ in parts]), np.concatenate([high for _, _, high in parts])
 
 
 def candidates(steps: np.ndarray) -> Cells:
     """Every candidate rise over increasing ``steps`` (T,)."""
-    middle, bounds = midpoints(steps)
-    span, gap = steps[-1] - steps[0], float(np.median(np.diff(steps)))
-    widths = np.concatenate([[0.0], np.geomspace(gap, max(1.2 * span, 2 * gap), 9)])
-    m, w = (axis.ravel() for axis in np.meshgrid(middle, widths, indexing="ij"))
-    even = np.log(np.repeat(np.diff(bounds) / (bounds[-1] - bounds[0]), len(widths)) / len(widths))
+    w, low, high = grid(steps)
+    m, gap = (low + high) / 2, float(np.median(np.diff(steps)))
+    even = np.log((high - low) / (high - low).sum())
     z = (steps - m[:, None]) / np.maximum(w, 1e-3 * gap)[:, None]  # (K, T)
     logistic = expit(LOGISTIC * z)
     exponential = 1 - np.exp(-np.maximum(EXPONENTIAL * z + math.log(2), 0))
@@ -80,10 +93,11 @@ def candidates(steps: np.ndarray) -> Cells:
         slow=np.concatenate([none, 1 - np.exp(-FURTHER * u), none]),
         middle=np.tile(m, 3),
         width=np.tile(w, 3),
-        onset=np.concatenate([m + low * w for low, _ in reach]),
-        settled=np.concatenate([m + high * w for _, high in reach]),
+        onset=np.concatenate([m + tenth * w for tenth, _ in reach]),
+        settled=np.concatenate([m + most * w for _, most in reach]),
         log_prior=np.concatenate([even + math.log(PRIOR["rise"] * SHARE[shape]) for shape in SHARE]),
-        bounds=bounds,
+        low=np.tile(low, 3),
+        high=np.tile(high, 3),
     )
 
 
@@ -130,13 +144,14 @@ def log_bayes_factor(r2: np.ndarray, columns: int, n: float) -> np.ndarray:
 
 
 def independent_points(residuals: np.ndarray) -> float:
-    """How many independent points T correlated ones are worth: T (1 - r) / (1 + r), r the lag-1 autocorrelation >= 0.
+    """How many independent points T correlated ones are worth: T (1 - r) / (1 + r), r their lag-1 autocorrelation.
 
     The residuals are those of the likeliest curve: what drifts, or a shape that no candidate has, shows as correlation.
+    r is kept within 0 and 0.6, for at high fidelity to a smooth curve all residuals are misfit.
     """
     r = float(residuals[1:] @ residuals[:-1]) / max(float(residuals @ residuals), 1e-300)
-    r = min(max(r, 0.0), 0.9)
-    return max(len(residuals) * (1 - r) / (1 + r), 4.0)
+    r = min(max(r, 0.0), 0.6)
+    return max(len(residuals) * (1 - r) / (1 + r), 6.0)
 
 
 def total(log_weights: np.ndarray) -> float:
@@ -186,9 +201,10 @@ def posterior(steps: np.ndarray, y: np.ndarray, share: np.ndarray, cells: Cells)
 
 def midpoint_quantiles(found: Posterior, at: list[float]) -> list[float]:
     """Quantiles of the midpoint in steps, taken as evenly spread within a cell of the grid."""
-    bounds = found.cells.bounds
-    mass, _ = np.histogram(found.cells.middle, bounds, weights=found.weight)
-    below = np.concatenate([[0.0], np.cumsum(mass)])
+    likely = found.weight > 1e-7
+    low, high, weight = found.cells.low[likely], found.cells.high[likely], found.weight[likely]
+    bounds = np.unique(np.concatenate([low, high]))
+    below = np.clip((bounds[:, None] - low) / (high - low), 0, 1) @ weight
     return [float(q) for q in np.interp(np.asarray(at) * below[-1], below, bounds)]
 
 
