@@ -48,7 +48,7 @@ class Kind:
 CHANGES = [
     *(Kind(f"step, {t} points", points=t) for t in (8, 12, 20, 40, 100, 200)),
     *(Kind(f"step, jump of {j} noise", jump=j) for j in (4, 6, 20)),
-    *(Kind(f"logistic over {round(100 * w)}% of the run", width=w) for w in (0.025, 0.1, 0.2)),
+    *(Kind(f"logistic over {100 * w:g}% of the run", width=w) for w in (0.025, 0.1, 0.2)),
     Kind("straight ramp over 20%", width=0.2, shape="linear"),
     Kind("saturating exponential over 20%", width=0.2, shape="exponential"),
     Kind("step, slow further rise of half the jump", slow=0.5),
