@@ -89,6 +89,7 @@ def draw_curves(run: Run, path: Path) -> bool:
     drawn: list[tuple[pd.DataFrame, Callable[[Axes, pd.DataFrame], None]]] = []
     if validation.is_file():
         table = pd.read_parquet(validation)
+        table = table[table["arm"] != "gap"]
         drawn += [(table[table["metric"] == metric], partial(_plot_validation, metric)) for metric in TITLES]
     if log.is_file():
         try:

@@ -64,9 +64,15 @@ def held_out_loss(
 
 
 def validation_rows(step: int, images: int, metric: str, arms: Mapping[str, ArrayLike]) -> list[dict[str, Any]]:
-    """Rows of validation.parquet from per-sample numbers (n,) of each arm: mean with its 95 % t interval."""
-    rows = []
-    for arm, numbers in arms.items():
+    """Rows of validation.parquet from per-sample numbers (n,) of each arm: mean with its 95 % t interval.
+
+    With the arms ``true`` and ``shuffled`` comes an arm ``gap``: by how much, sample by sample, the true map is better.
+    """
+    rows, numbers_of = [], dict(arms)
+    if {"true", "shuffled"} <= arms.keys():
+        gain = np.asarray(arms["true"]) - np.asarray(arms["shuffled"])
+        numbers_of["gap"] = -gain if metric == "loss" else gain
+    for arm, numbers in numbers_of.items():
         values = np.asarray(numbers, dtype=np.float64)
         mean, n = float(values.mean()), len(values)
         half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")

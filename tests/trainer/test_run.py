@@ -62,8 +62,9 @@ def test_a_run_leaves_what_the_contract_says(config: TrainConfig) -> None:
     assert list(rows["step"].unique()) == [0, 3, 6, 7]
     start = rows[(rows["step"] == 0) & (rows["metric"] == "loss")].set_index("arm")["value"]
     assert start["true"] == start["none"] == start["shuffled"]
+    assert start["gap"] == 0
     fidelity = rows[rows["metric"] == "fidelity"]
-    assert set(fidelity["arm"]) == {"true", "shuffled"}
+    assert set(fidelity["arm"]) == {"true", "shuffled", "gap"}
     assert set(fidelity["n"]) == {3}
     assert (rows["ci_low"] <= rows["value"]).all()
     with Image.open(folder / "samples" / "step-0000003.png") as grid:
