@@ -8,7 +8,8 @@ import tyro
 
 from pipeline.io import run_cli
 from trainer.config import TrainConfig
-from trainer.transfer import TransferConfig
+from trainer.export import ExportConfig, ImportConfig, export, import_file
+from trainer.transfer import TransferConfig, transfer
 
 
 def _run(config: TrainConfig) -> None:
@@ -21,14 +22,11 @@ def _run(config: TrainConfig) -> None:
     print(run_training(config))
 
 
-def _transfer(config: TransferConfig) -> None:
-    from trainer.transfer import transfer
-
-    print(transfer(config))
-
-
 Command = (
-    Annotated[TrainConfig, tyro.conf.subcommand("run")] | Annotated[TransferConfig, tyro.conf.subcommand("transfer")]
+    Annotated[TrainConfig, tyro.conf.subcommand("run")]
+    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
+    | Annotated[ImportConfig, tyro.conf.subcommand("import")]
+    | Annotated[TransferConfig, tyro.conf.subcommand("transfer")]
 )
 
 
@@ -36,8 +34,12 @@ def _main() -> None:
     command = tyro.cli(Command, prog="cnlab-train", description="Triplets to a trained ControlNet, and that elsewhere.")
     if isinstance(command, TrainConfig):
         _run(command)
+    elif isinstance(command, ExportConfig):
+        print(export(command))
+    elif isinstance(command, ImportConfig):
+        print(import_file(command))
     else:
-        _transfer(command)
+        print(transfer(command))
 
 
 def main() -> None:

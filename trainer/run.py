@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from diffusers import ControlNetModel
 from diffusers.training_utils import EMAModel
@@ -51,6 +52,11 @@ class Job:
     def folder(self) -> Path:
         """Of the run."""
         return self.config.folder
+
+    @property
+    def starts_as_prior(self) -> bool:
+        """Whether the untrained net leaves the prior as it is."""
+        return self.config.variant != "gaussian" and not self.config.init
 
     @cached_property
     def control(self) -> ControlNetModel:
@@ -141,28 +147,44 @@ class Watch:
             rows = validation_rows(step, images, "loss", held_out_loss(control, job.prior, self.held_out))
             if self.sampler is not None:
                 pictures = self.sampler.draw(control)
-                rows += validation_rows(step, images, "fidelity", self.sampler.fidelity(pictures))
+                scores = self.sampler.fidelity(pictures)
+                if step == 0 and not job.starts_as_prior:
+                    alone = self.sampler.fidelity(self.sampler.draw(control, scale=0.0))
+                    scores |= {"floor": alone["true"] - alone["shuffled"]} if alone else {}
+                rows += validation_rows(step, images, "fidelity", scores)
                 self.sampler.grid(pictures, job.folder / "samples" / f"step-{step:07d}.png")
         self.recorder.validate(rows)
-        return stops_early(job, step, self.verdict())
+        return self.verdict(step)
 
-    def verdict(self) -> Convergence:
-        """`convergence.json` as of now."""
-        found = convergence_of(self.recorder.validation)
+    def verdict(self, step: int) -> bool:
+        """Write `convergence.json` as of now; True when the run is to stop: see `stops_early`."""
+        table = self.recorder.validation
+        found = convergence_of(table)
         write_json(self.job.folder / CONVERGENCE, found.as_dict())
-        return found
+        patience = self.job.config.early_stop
+        return bool(patience) and stops_early(step, patience, found, convergence_of(table[table["step"] < step]))
 
 
-def convergence_of(validation: Any) -> Convergence:
-    """The change-point of a validation table."""
-    steps, values, errors, _ = gap_curve(validation)
+def convergence_of(validation: pd.DataFrame) -> Convergence:
+    """The change-point of a validation table.
+
+    A net that does not start as the prior (Gaussian outputs, or trained before) has rows of an arm ``floor`` at step 0,
+    by how much the prior's own pictures obey the map; its own value there is no floor.
+    """
+    floors = validation.loc[validation["arm"] == "floor", "value"]
+    steps, values, errors, name = gap_curve(validation)
+    if len(floors) and name == "fidelity":
+        own = steps > 0
+        return detect(steps[own], values[own], None if errors is None else errors[own], floor=float(floors.iloc[0]))
     return detect(steps, values, errors)
 
 
-def stops_early(job: Job, step: int, found: Convergence) -> bool:
-    """Whether ``early_stop`` steps have passed since convergence."""
-    patience = job.config.early_stop
-    return bool(patience and found.converged and found.step is not None and step >= found.step + patience)
+def stops_early(step: int, patience: int, now: Convergence, before: Convergence) -> bool:
+    """Whether ``patience`` steps have passed since convergence, said at this validation and at the one before.
+
+    One verdict in a hundred or so is taken back at the next validation, hence two (docs/convergence.md).
+    """
+    return bool(now.converged and before.converged and now.step is not None and step >= now.step + patience)
 
 
 def run_training(config: TrainConfig) -> Path:
@@ -239,7 +261,7 @@ def _fit(job: Job) -> None:
     if watch:
         if start == 0:
             watch(0)
-        elif stops_early(job, start, watch.verdict()):  # killed between the last checkpoint and the summary
+        elif watch.verdict(start):  # killed between the last checkpoint and the summary
             start = config.steps
 
     def log(step: int, figures: dict[str, Tensor | float]) -> None:

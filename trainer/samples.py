@@ -67,8 +67,11 @@ class Sampler:
         return f"{self.extractor.name} F1 at {RADIUS:g} px" if self.extractor.binary else f"{self.extractor.name} SSIM"
 
     @torch.no_grad()  # not inference_mode: what a net caches while drawing must stay usable in training
-    def draw(self, control: ControlNetModel) -> Pictures:
-        """One picture a held-out sample, (n, S, S, 3) uint8, through the public pipeline."""
+    def draw(self, control: ControlNetModel, scale: float = 1.0) -> Pictures:
+        """One picture a held-out sample, (n, S, S, 3) uint8, through the public pipeline.
+
+        ``scale`` multiplies the ControlNet's outputs; 0 draws with the prior alone.
+        """
         pipe, recipe = self.prior.pipeline(control), self.recipe
         device = self.prior.unet.device
         mixed = self.prior.unet.dtype != torch.float32
@@ -84,6 +87,7 @@ class Sampler:
                     latents=self.noise[own].to(device),
                     num_inference_steps=recipe.sampling_steps,
                     guidance_scale=recipe.guidance,
+                    controlnet_conditioning_scale=scale,
                     output_type="np",
                 ).images
                 drawn.append((images * 255).round().clip(0, 255).astype(np.uint8))

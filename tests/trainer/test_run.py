@@ -224,7 +224,7 @@ def test_a_step_with_a_gradient_that_is_no_number_is_skipped_and_counted(
         run_training(replace(config, name="hopeless"))
 
 
-def test_early_stop_ends_the_run_after_convergence_and_is_found_complete(
+def test_early_stop_ends_the_run_after_two_verdicts_and_is_found_complete(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from types import SimpleNamespace
@@ -234,11 +234,24 @@ def test_early_stop_ends_the_run_after_convergence_and_is_found_complete(
         return SimpleNamespace(converged=there, step=3 if there else None, as_dict=lambda: {"converged": there})
 
     monkeypatch.setattr(run_module, "convergence_of", at_three)
-    config = replace(config, steps=30, early_stop=2)
+    config = replace(config, steps=30, early_stop=1)
     folder = run_training(config)
-    assert read_json(folder / "summary.json")["step"] == 6  # the first validation at least 2 steps after step 3
+    assert read_json(folder / "summary.json")["step"] == 6  # at 3 it is said for the first time, at 6 for the second
     (folder / "summary.json").unlink()  # as if killed before it was written
     assert read_json(run_training(config) / "summary.json")["step"] == 6
+
+
+def test_the_floor_of_a_net_that_does_not_start_as_the_prior(config: TrainConfig) -> None:
+    recipe = {**RECIPE, "fidelity_samples": "3", "sampling_steps": "2"}
+    plain, other = (
+        pd.read_parquet(run_training(replace(config, name=v, variant=v, steps=1, recipe=recipe)) / "validation.parquet")  # type: ignore[arg-type]
+        for v in ("controlnet", "gaussian")
+    )
+    floor = other[other["arm"] == "floor"]
+    assert list(floor["step"]) == [0]
+    start = plain[(plain["metric"] == "fidelity") & (plain["arm"] == "gap") & (plain["step"] == 0)]
+    assert floor["value"].iloc[0] == start["value"].iloc[0]  # the prior's own pictures
+    assert "floor" not in set(plain["arm"])
 
 
 def test_our_checkpoint_works_in_the_public_pipeline(config: TrainConfig, model_folder: Path) -> None:
