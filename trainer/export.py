@@ -47,11 +47,13 @@ def export(config: ExportConfig) -> Path:
     """
     import torch
 
-    from trainer.single_file import to_single_file
+    from trainer.single_file import UNET, to_single_file
 
     checkpoint, step = find_checkpoint(config.run, config.step)
     dtype: torch.dtype | None = None if config.dtype == "keep" else getattr(torch, config.dtype)
     if config.layout == "single":
+        if (checkpoint / UNET).is_dir():
+            print(f"note: {config.out} holds the ControlNet alone; the decoder trained with it is {checkpoint / UNET}")
         if config.out.suffix != ".safetensors":
             raise CnlabError(f"--out {config.out} must end in .safetensors for --layout single")
         return to_single_file(checkpoint, config.out, dtype, overwrite=config.overwrite)
@@ -68,7 +70,7 @@ def import_file(config: ImportConfig) -> Path:
 def _export_folder(config: ExportConfig, checkpoint: Path, step: int | None, dtype: torch.dtype | None) -> Path:
     from trainer.layout import CLASS, check_shapes, expected_shapes
     from trainer.model_card import Facts, card_text, read_facts, read_rows
-    from trainer.single_file import CARD, SAMPLES, cast, placing, read_folder, shapes_of, write_folder
+    from trainer.single_file import CARD, SAMPLES, UNET, cast, placing, read_folder, shapes_of, write_folder
 
     model, tensors = read_folder(checkpoint)
     if model.get("_class_name") == CLASS:
@@ -78,6 +80,8 @@ def _export_folder(config: ExportConfig, checkpoint: Path, step: int | None, dty
     text = card_text(facts, rows, model, config.license)
     with placing(config.out, config.overwrite) as part:
         write_folder(part, model, cast(tensors, dtype, str(checkpoint)))
+        if (checkpoint / UNET).is_dir():  # the prior's decoder was trained with it
+            shutil.copytree(checkpoint / UNET, part / UNET)
         if facts.samples:
             shutil.copyfile(facts.samples, part / SAMPLES)
         (part / CARD).write_text(text, encoding="utf-8")

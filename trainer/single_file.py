@@ -20,10 +20,11 @@ from trainer.layout_config import find_config
 
 CONFIG, WEIGHTS, CARD, SAMPLES = "config.json", "diffusion_pytorch_model.safetensors", "README.md", "samples.png"
 PREFIX = "control_model."  # of the ControlNet inside the released ControlLDM
+UNET = "unet"  # of a checkpoint that trained the prior's decoder too
 #: Where the diffusers config travels in the file. The only key: safetensors writes several in a random order.
 METADATA = "diffusers_config"
 #: What an export may put into a folder; --overwrite replaces no folder with anything else in it.
-EXPORTED = {CONFIG, WEIGHTS, CARD, SAMPLES}
+EXPORTED = {CONFIG, WEIGHTS, CARD, SAMPLES, UNET}
 
 Tensors = dict[str, torch.Tensor]
 

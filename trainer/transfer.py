@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ def transfer(config: TransferConfig) -> Path:
     Raises CnlabError when the layouts differ.
     """
     from trainer.control import load_control
+    from trainer.single_file import placing
 
     if config.out.exists():
         raise CnlabError(f"{config.out} exists already; choose another --out or delete it")
@@ -49,12 +49,10 @@ def transfer(config: TransferConfig) -> Path:
             raise CnlabError(f"layouts differ: {name} has another shape in source, target or ControlNet, or is missing")
         moved[name] = moved[name] + (target[name] - source[name])
     control.load_state_dict(moved)
-    building = config.out.with_name(f".{config.out.name}.part")
-    shutil.rmtree(building, ignore_errors=True)
-    control.save_pretrained(building)
     record = {"control": config.control, "source": config.source, "target": config.target, "moved": len(shared)}
-    write_json(building / "transfer.json", {**record, **code_version()})
-    building.replace(config.out)
+    with placing(config.out, overwrite=False) as part:
+        control.save_pretrained(part)
+        write_json(part / "transfer.json", {**record, **code_version()})
     return config.out
 
 

@@ -72,6 +72,15 @@ def test_folder_holds_the_weights_bit_equal_and_nothing_else(config: ExportConfi
     assert all(torch.equal(value, theirs[name].half()) for name, value in tensors(half).items())
 
 
+def test_a_decoder_that_was_trained_too_goes_along(config: ExportConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    (config.run / STEP / "unet").mkdir()
+    (config.run / STEP / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"decoder")
+    out = export(config)
+    assert (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == b"decoder"
+    export(replace(config, out=out.with_name("one.safetensors"), layout="single"))
+    assert "holds the ControlNet alone" in capsys.readouterr().out
+
+
 def test_one_file_and_back(config: ExportConfig, tmp_path: Path) -> None:
     file = export(replace(config, layout="single", out=tmp_path / "control_tiny_canny.safetensors"))
     back = import_file(ImportConfig(file, tmp_path / "back"))
