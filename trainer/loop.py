@@ -89,7 +89,7 @@ def train(
 
     ``batches`` yields a step's micro-batches; the scaler also skips steps whose gradients are not finite.
     """
-    assert config.steps is not None and config.lr is not None
+    assert config.steps is not None and config.lr is not None and config.validate_every is not None
     recipe, device = config.fine, prior.unet.device
     params, optimizer, scaler = trained.params, trained.optimizer, trained.scaler
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
