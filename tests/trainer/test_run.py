@@ -135,6 +135,30 @@ def test_every_kind_of_run_resumes_bit_equal(
     assert same(run_training(config), whole)
 
 
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+def test_every_precision_learns_the_same_to_its_own_accuracy(config: TrainConfig, precision: str) -> None:
+    config = replace(config, lr=1e-4, steps=4)
+    full = run_training(config)
+    other = run_training(replace(config, name=precision, precision=precision))  # type: ignore[arg-type]
+    assert np.allclose([v for _, v, _ in losses(other)], [v for _, v, _ in losses(full)], rtol=2e-2)
+    state = read_json(list_checkpoints(other / "checkpoints")[-1] / "state.json")
+    assert state["scaler"]["scale"] == (2.0**16 if precision == "fp16" else 1.0)
+    assert all(v.dtype == torch.float32 for v in weights(other).values())
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.script_method.*:DeprecationWarning"
+)  # torch, importing its own compiler
+def test_checkpointing_and_compiling_compute_the_same(config: TrainConfig) -> None:
+    config = replace(config, steps=3)
+    plain = run_training(config)
+    spared = run_training(replace(config, name="spared", engine=("channels_last", "checkpointing")))
+    assert np.allclose([v for _, v, _ in losses(spared)], [v for _, v, _ in losses(plain)], rtol=1e-5)
+    with torch.compiler.set_stance("force_eager"):  # generating code takes minutes on a CPU
+        compiled = run_training(replace(config, name="compiled", engine=("channels_last", "compile")))
+    assert losses(compiled) == losses(plain)
+
+
 def child(config: TrainConfig) -> subprocess.Popen[bytes]:
     code = (
         "import torch; torch.set_num_threads(1)\nfrom pathlib import Path, PosixPath\n"
