@@ -31,13 +31,11 @@ def write_rejects(folder: Path, shards: list[Shard]) -> dict[str, int]:
     """Gather the rejects of all blocks into rejects.parquet, block by block; returns the count of each reason."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from datasets import Features, Value
-    from datasets import Image as ImageFeature
 
-    from pipeline.shards import read_rejects
+    from pipeline.shards import IMAGE, hub_schema, read_rejects
 
-    kinds: dict[str, Any] = {name: Value("string") for name in REJECT_COLUMNS}
-    schema = Features({**kinds, "rank": Value("int64"), "thumbnail": ImageFeature()}).arrow_schema
+    kinds: dict[str, Any] = dict.fromkeys(REJECT_COLUMNS, pa.string())
+    schema = hub_schema({**kinds, "rank": pa.int64(), "thumbnail": IMAGE})
     counts: dict[str, int] = {}
     with atomic(folder / REJECTS) as temporary, pq.ParquetWriter(temporary, schema) as out:
         for shard in shards:

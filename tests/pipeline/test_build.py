@@ -11,7 +11,8 @@ import pytest
 from photos import clean_photos
 from PIL import Image
 
-from pipeline.build import Block, build, build_block
+from pipeline.blocks import Block, build_block
+from pipeline.build import build
 from pipeline.conditions import get_condition
 from pipeline.config import DatasetConfig
 from pipeline.dataset import Triplets
