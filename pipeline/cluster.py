@@ -16,7 +16,14 @@ from pipeline.io import CnlabError
 
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 #: Imported once, by the process that workers are forked from; the last ones are otherwise imported at first use.
-PRELOAD = ("distributed", "pipeline.blocks", "pipeline.cli", "imagehash", "scipy.fftpack", "skimage.measure._blur_effect")
+PRELOAD = (
+    "distributed",
+    "pipeline.blocks",
+    "pipeline.cli",
+    "imagehash",
+    "scipy.fftpack",
+    "skimage.measure._blur_effect",
+)
 #: One thread a worker; and glibc keeps freed memory rather than handing every picture's back to the system. Dask's own
 #: default (MALLOC_TRIM_THRESHOLD_ 65536) makes workers take nearly twice the time, all of it page faults.
 ENVIRONMENT = {
@@ -80,7 +87,7 @@ class Workers:
     @property
     def width(self) -> int:
         """Two calls a thread: one is computed, one waits. Workers may come and go."""
-        return max(2, 2 * sum(self._client.nthreads().values()))
+        return max(2, 2 * int(sum(self._client.nthreads().values())))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
         """See `Pool`."""

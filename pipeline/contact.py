@@ -21,7 +21,11 @@ def first_rows(folder: Path, shards: list[dict[str, Any]], split: str, count: in
     rows: list[Any] = []
     for shard in shards:
         if shard["split"] == split and len(rows) < count:
-            rows += pq.read_table(folder / shard["file"], columns=columns).to_pylist()
+            with pq.ParquetFile(folder / shard["file"]) as file:
+                for batch in file.iter_batches(min(count, 64), columns=columns):
+                    rows += batch.to_pylist()
+                    if len(rows) >= count:
+                        break
     return rows[:count]
 
 
@@ -35,9 +39,9 @@ def write_contact(folder: Path, shards: list[dict[str, Any]], conditions: tuple[
         x, y = 8 + (i % COLUMNS) * (TILE + 8), 8 + (i // COLUMNS) * tall
         for j, column in enumerate(("image", *conditions)):
             picture = Image.fromarray(np.ascontiguousarray(decode_image(row[column]["bytes"])))
-            sheet.paste(picture.resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y + j * TILE))
+            sheet.paste(picture.resize((TILE, TILE), Image.Resampling.LANCZOS, reducing_gap=2.0), (x, y + j * TILE))
         plain = "".join(c if c.isprintable() else " " for c in row["text"])[:200]
         lines = textwrap.wrap(plain, 27)[:3]
         draw.multiline_text((x, y + tall - CAPTION + 3), "\n".join(lines), fill=(40, 40, 40), font=font, spacing=2)
     with atomic(folder / "contact.png") as temporary:
-        sheet.save(temporary, "PNG")
+        sheet.save(temporary, "PNG", compress_level=4)

@@ -37,7 +37,9 @@ def hub_schema(columns: dict[str, pa.DataType]) -> pa.Schema:
     It equals ``datasets.Features(...).arrow_schema`` (a test compares them), without importing `datasets`, which takes
     every worker three seconds.
     """
-    kinds = {n: {"_type": "Image"} if t == IMAGE else {"dtype": DTYPES[t], "_type": "Value"} for n, t in columns.items()}
+    kinds = {
+        n: {"_type": "Image"} if t == IMAGE else {"dtype": DTYPES[t], "_type": "Value"} for n, t in columns.items()
+    }
     about = {"info": {"features": kinds}}
     return pa.schema(list(columns.items()), metadata={"huggingface": json.dumps(about)})
 
