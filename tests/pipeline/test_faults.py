@@ -49,7 +49,7 @@ def test_kills_of_the_build_each_resumed_to_the_same_bytes(tmp_path: Path) -> No
     here = {  # a script does not see the working folder
         **os.environ,
         "PYTHONPATH": str(Path(pipeline.__file__).parents[1]),
-    }  # a script does not see the working folder
+    }
     found = subprocess.run(command, capture_output=True, text=True, env=here)
     assert found.returncode == 0, found.stderr[-2000:]
     report = json.loads(found.stdout.splitlines()[-1])
