@@ -12,7 +12,7 @@ from pipeline.io import sha256_file
 from pipeline.rows import Recipe, square
 from pipeline.screen.thumbs import thumbnail
 from pipeline.seal import Shard
-from pipeline.shards import decode_image, read_marks, read_shard, write_shard
+from pipeline.shards import decode_image, read_marks, read_shard, write_shard, write_table
 from pipeline.sources import Rejected, open_source
 
 
@@ -80,18 +80,21 @@ def settle_block(
     Doing it twice is doing it once: a worker may be killed between the new file and its answer.
     """
     path = config.folder / block.file
-    rows, rejects = read_shard(path)
-    for row in rows:
-        if twin := twins.get(row["rank"]):
+    table, rejects = read_shard(path)
+    ranks: list[int] = table["rank"].to_pylist()
+    for at, rank in enumerate(ranks):
+        if twin := twins.get(rank):
+            row = table.slice(at, 1).to_pylist()[0]
             reason, detail = reason_of(twin)
             named = {name: row[name] for name in ("key", "rank", "split", "sha256", "phash")}
             small = thumbnail(decode_image(row["image"]["bytes"]))
             rejects.append({**named, "reason": reason, "detail": detail, "thumbnail": small})
-    kept = [row for row in rows if row["rank"] not in twins]
+    kept = [at for at, rank in enumerate(ranks) if rank not in twins]
     if len(kept) > room:
         kept = kept[:room]
-        rejects = [r for r in rejects if r["rank"] < kept[-1]["rank"]]
-    write_shard(path, kept, config.condition, (identity, block.file), sorted(rejects, key=lambda r: int(r["rank"])))
+        rejects = [r for r in rejects if r["rank"] < ranks[kept[-1]]]
+    rejects.sort(key=lambda r: int(r["rank"]))
+    write_table(path, table.take(kept).combine_chunks(), (identity, block.file), rejects)
     return Settled(block, dataclasses.replace(shard, rows=len(kept), sha256=sha256_file(path)))
 
 

@@ -71,8 +71,7 @@ def build(config: DatasetConfig) -> dict[str, Any]:
             job = Job(config, identity, pool, Ledger(folder / LEDGER), Index(int(config.limits["duplicate_bits"])))
             if config.decontaminate:
                 _add_outside(pool, config, job.index)
-            shards = job.run(splits)
-        return seal(config, about, identity, shards)
+            return seal(config, about, identity, job.run(splits), pool)
 
 
 def _claim(config: DatasetConfig, identity: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import DatasetCardData
 
 from pipeline.inert import for_markdown
 from pipeline.io import atomic, format_size
@@ -137,8 +138,6 @@ def _leak(header: dict[str, Any]) -> str:
 
 
 def _front_matter(header: dict[str, Any]) -> str:
-    from huggingface_hub import DatasetCardData
-
     data = DatasetCardData(
         license=header["license"],
         size_categories=[size_category(sum(header["counts"].values()))],

@@ -39,6 +39,9 @@ DASK = {
     "distributed.worker.daemon": True,
     "distributed.worker.profile.enabled": False,  # a sample every 10 ms, kept as long as the worker lives
     "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.tick.interval": "500ms",  # how often event loops measure their own delay; 20 ms by default
+    "distributed.worker.memory.monitor-interval": "1s",
     "distributed.scheduler.active-memory-manager.start": False,  # results are a few kB and fetched at once
     "distributed.scheduler.allowed-failures": 10,  # a killed worker is started again and its blocks are repeated
 }

@@ -85,22 +85,25 @@ def write_shard(
     path: Path, rows: list[dict[str, Any]], conditions: tuple[str, ...], identity: tuple[str, str], rejects: list[Any]
 ) -> None:
     """Write one shard atomically. ``identity`` is (fingerprint, block name); ``rejects`` ride along in the schema."""
-    schema = shard_schema(conditions)
+    write_table(path, pa.Table.from_pylist(rows, schema=shard_schema(conditions)), identity, rejects)
+
+
+def write_table(path: Path, table: pa.Table, identity: tuple[str, str], rejects: list[Any]) -> None:
+    """`write_shard` of rows that are a table already, with the schema of `shard_schema`."""
     metadata = {
-        **(schema.metadata or {}),
+        **(table.schema.metadata or {}),
         FINGERPRINT_KEY: identity[0].encode(),
         BLOCK_KEY: identity[1].encode(),
         REJECTS_KEY: json.dumps(rejects, default=lambda b: base64.b85encode(b).decode()).encode(),
     }
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=64, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, row_group_size=64, compression="zstd")
 
 
-def read_shard(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All rows and rejects of a shard, in rank order each."""
+def read_shard(path: Path) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """All rows of a shard, and its rejects; in rank order each."""
     table = pq.read_table(path)
-    return table.to_pylist(), _rejects(table.schema.metadata)
+    return table, _rejects(table.schema.metadata)
 
 
 def read_rejects(path: Path) -> list[dict[str, Any]]:

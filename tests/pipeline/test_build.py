@@ -53,6 +53,16 @@ def test_one_and_two_workers_give_the_same_bytes(clean: Path, tmp_path: Path) ->
     }  # fmt: skip
 
 
+def test_datasets_streams_it(clean: Path) -> None:
+    from datasets import load_dataset
+
+    streamed = load_dataset(str(clean), split="train", streaming=True)
+    rows = list(streamed.take(3))
+    assert [row["key"] for row in rows] == Triplets(clean).table("train", ["key"], 3)["key"].to_pylist()
+    assert rows[0]["image"].size == rows[0]["conditioning_image"].size == (64, 64)
+    assert rows[0]["text"]
+
+
 def test_loads_with_datasets_and_every_map_can_be_made_again(clean: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
 

@@ -120,10 +120,10 @@ def test_a_killed_build_takes_its_workers_with_it(tmp_path: Path) -> None:
     assert sums(tmp_path / "set") == sums(tmp_path / "clean" / "set")
 
 
-def run(out: Path, *options: str, limit: int = 0) -> subprocess.CompletedProcess[str]:
+def run(out: Path, *options: str, limit: int = 0, workers: int = 0) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable, "-m", "pipeline.cli", "build", "--out", str(out), "--name", "set", "--size", "40",
-        "--eval-size", "8", "--image-size", "64", "--workers", "0", *options,
+        "--eval-size", "8", "--image-size", "64", "--workers", str(workers), *options,
     ]  # fmt: skip
 
     def cap() -> None:
@@ -133,8 +133,9 @@ def run(out: Path, *options: str, limit: int = 0) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, preexec_fn=cap)
 
 
-def test_a_full_disk_is_one_line_and_nothing_is_marked_done(tmp_path: Path) -> None:
-    found = run(tmp_path, limit=20_000)  # no file may grow beyond it: what a full disk does to a write
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_is_one_line_and_nothing_is_marked_done(workers: int, tmp_path: Path) -> None:
+    found = run(tmp_path, limit=20_000, workers=workers)  # no file may grow beyond it: what a full disk does to a write
     assert found.returncode == 2
     assert found.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in found.stderr
