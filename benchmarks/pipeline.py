@@ -37,25 +37,28 @@ from pipeline.config import DatasetConfig
 from pipeline.rows import Recipe
 from pipeline.shards import write_shard
 
-PHOTOS, SIZE, BLOCK, REPEATS = 1536, 512, 64, 3
+PHOTOS, SIZE, BLOCK, REPEATS = 2048, 512, 64, 3
 BARE = ("--screen", "off", "--duplicates", "off")
 
 
 def make_photos(folder: Path, count: int = PHOTOS) -> None:
-    """Write ``count`` JPEGs of 1365 x 1024 at quality 90, with captions beside them."""
+    """Write ``count`` JPEGs of 1365 x 1024 at quality 90, with captions beside them: crops, mirrored and turned."""
     from skimage import data
 
     sources = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
     rng = np.random.default_rng(0)
+    pool = rng.normal(0, 1, (1280, 1707, 4)).astype(np.float32)  # grain: a window of it each, or this takes an hour
     folder.mkdir(parents=True)
     for i in range(count):
-        source = Image.fromarray(sources[i % len(sources)])
+        turn = i // len(sources) % 8
+        source = Image.fromarray(np.rot90(sources[i % len(sources)][:, :: 1 if turn < 4 else -1], turn % 4))
         width = int(rng.uniform(0.5, 0.95) * min(source.width, source.height * 4 / 3))
         height = width * 3 // 4
         left, top = int(rng.integers(source.width - width)), int(rng.integers(source.height - height))
         crop = source.crop((left, top, left + width, top + height)).resize((1365, 1024), Image.Resampling.BICUBIC)
-        grain = rng.normal(0, 5, (1024, 1365, 1)) + rng.normal(0, 2, (1024, 1365, 3))
-        noisy = np.clip(np.asarray(crop) + grain, 0, 255).astype(np.uint8)
+        y, x = int(rng.integers(256)), int(rng.integers(342))
+        grain = pool[y : y + 1024, x : x + 1365]
+        noisy = np.clip(np.asarray(crop) + 5 * grain[..., :1] + 2 * grain[..., 1:], 0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(folder / f"photo {i:04d}.jpg", quality=90)
         (folder / f"photo {i:04d}.txt").write_text(f"photograph number {i} of a common scene")
 
