@@ -38,7 +38,6 @@ from pipeline.rows import Recipe
 from pipeline.shards import write_shard
 
 PHOTOS, SIZE, BLOCK, REPEATS = 2048, 512, 64, 3
-BARE = ("--screen", "off", "--duplicates", "off")
 
 
 def make_photos(folder: Path, count: int = PHOTOS) -> None:
@@ -69,11 +68,11 @@ def options(photos: Path) -> dict[str, Any]:
             "image_size": SIZE, "block": BLOCK}  # fmt: skip
 
 
-def ours(photos: Path, out: Path, *more: str) -> float:
+def ours(photos: Path, out: Path) -> float:
     """The whole command; returns images/s."""
     shutil.rmtree(out, ignore_errors=True)
     flags = [part for k, v in options(photos).items() for part in (f"--{k.replace('_', '-')}", str(v))]
-    command = [sys.executable, "-m", "pipeline.cli", "build", *flags, "--out", str(out), "--name", "set", *more]
+    command = [sys.executable, "-m", "pipeline.cli", "build", *flags, "--out", str(out), "--name", "set"]
     return PHOTOS / seconds(command)
 
 
@@ -115,7 +114,7 @@ def map_photos(photos: Path, out: Path) -> None:
     made.to_parquet(str(out / "set.parquet"))
 
 
-def kernels(photos: Path, out: Path, core: int, half: int | None, *more: str) -> None:
+def kernels(photos: Path, out: Path, core: int, half: int | None) -> None:
     """Every kernel of a row one after the other on one core, and one write a shard; prints seconds, imports left out.
 
     ``half`` 0 or 1: only every second shard.
@@ -125,7 +124,7 @@ def kernels(photos: Path, out: Path, core: int, half: int | None, *more: str) ->
     os.sched_setaffinity(0, {core})
     cv2.setNumThreads(1)
     out.mkdir(parents=True, exist_ok=True)
-    config = DatasetConfig(**options(photos), **({"screen": "off", "duplicates": "off"} if more else {}))
+    config = DatasetConfig(**options(photos))
     recipe = Recipe(config)
     keys = sorted(recipe.source.keys())
     recipe.take(keys[0], 0, "train")  # lazy imports
@@ -138,21 +137,21 @@ def kernels(photos: Path, out: Path, core: int, half: int | None, *more: str) ->
     print(time.perf_counter() - began)
 
 
-def floor(photos: Path, out: Path, *more: str) -> float:
+def floor(photos: Path, out: Path) -> float:
     """Images/s of one core's `kernels`, with the environment that workers have."""
-    return PHOTOS / _kernels(photos, out, [("0", "")], more)
+    return PHOTOS / _kernels(photos, out, [("0", "")])
 
 
 def both(photos: Path, out: Path) -> float:
     """Images/s of two processes with half of the `kernels` each, that share nothing: what two cores can do at most."""
-    return PHOTOS / _kernels(photos, out, [("0", "0"), ("1", "1")], ())
+    return PHOTOS / _kernels(photos, out, [("0", "0"), ("1", "1")])
 
 
-def _kernels(photos: Path, out: Path, parts: list[tuple[str, str]], more: tuple[str, ...]) -> float:
+def _kernels(photos: Path, out: Path, parts: list[tuple[str, str]]) -> float:
     shutil.rmtree(out, ignore_errors=True)
     base = [sys.executable, "-m", "benchmarks.pipeline", "kernels", str(photos), str(out)]
     started = [
-        subprocess.Popen([*base, *part, *more], stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT})
+        subprocess.Popen([*base, *part], stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT})
         for part in parts
     ]
     return max(float(process.communicate()[0]) for process in started)
@@ -192,8 +191,6 @@ def photographs() -> None:
                 "floor": lambda: floor(photos, root / "floor"),
                 "ours": lambda: ours(photos, root / "ours"),
                 "both": lambda: both(photos, root / "both"),
-                "bare floor": lambda: floor(photos, root / "floor", "bare"),
-                "bare": lambda: ours(photos, root / "bare", *BARE),
                 "theirs": lambda: theirs(photos, root / "theirs"),
             }
         )
@@ -203,15 +200,10 @@ def photographs() -> None:
 
     n = f"{PHOTOS} photographs"
     record(f"512 px + Canny from {n} of 1.4 MP, screened and deduplicated, over datasets.map", ratio("ours", "theirs"))
-    record(f"the same without screens and copies, over datasets.map, {n}", ratio("bare", "theirs"))
     record(f"datasets.map(num_proc=2) with CannyDetector, images/s, {n}", spread(rates["theirs"]))
     record(f"build with 2 workers, whole command, images/s, {n}", spread(rates["ours"]))
     record(f"one core's kernels, screened and hashed, images/s, {n}", spread(rates["floor"]))
-    record(f"one core's kernels, without screens and copies, images/s, {n}", spread(rates["bare floor"]))
     record(f"whole build with 2 workers over twice one core's kernels, {n}", ratio("ours", "floor", 0.5))
-    record(
-        f"whole build without screens and copies over twice one core's kernels, {n}", ratio("bare", "bare floor", 0.5)
-    )
     record(f"two processes that share nothing over twice one core's kernels, {n}", ratio("both", "floor", 0.5))
 
 
@@ -303,8 +295,8 @@ def main() -> None:
     elif name == "map_photos":
         map_photos(Path(rest[0]), Path(rest[1]))
     elif name == "kernels":
-        photos, out, core, half, *more = rest
-        kernels(Path(photos), Path(out), int(core), int(half) if half else None, *more)
+        photos, out, core, half = rest
+        kernels(Path(photos), Path(out), int(core), int(half) if half else None)
     else:
         for each in sys.argv[1:] or list(parts):
             parts[each]()
