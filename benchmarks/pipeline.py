@@ -131,7 +131,7 @@ def map_photos(photos: Path, out: Path) -> None:
 
 
 def kernels(photos: Path, out: Path, core: int, half: int | None) -> None:
-    """Every kernel of a row one after the other on one core, and one write a shard; prints seconds of wall and of CPU time, imports left out.
+    """Every kernel of a row one after the other on one core, and one write a shard; prints seconds of wall and CPU.
 
     ``half`` 0 or 1: only every second shard.
     """
