@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -19,7 +20,7 @@ METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods()
 PRELOAD = (
     "distributed",
     "pipeline.blocks",
-    "pipeline.cli",
+    "tyro",
     "imagehash",
     "scipy.fftpack",
     "skimage.measure._blur_effect",
@@ -185,7 +186,10 @@ def dask_client(config: DatasetConfig) -> Iterator[Any]:
         dask.config.set(DASK),
         _environment(ENVIRONMENT),  # nannies set it for good
         LocalCluster(
-            n_workers=config.workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=40
+            n_workers=config.workers,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):

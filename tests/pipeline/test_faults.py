@@ -137,8 +137,11 @@ def run(out: Path, *options: str, limit: int = 0, workers: int = 0) -> subproces
 def test_a_full_disk_is_one_line_and_nothing_is_marked_done(workers: int, tmp_path: Path) -> None:
     found = run(tmp_path, limit=20_000, workers=workers)  # no file may grow beyond it: what a full disk does to a write
     assert found.returncode == 2
-    assert found.stderr.strip().splitlines()[-1].startswith("error: ")
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert str(tmp_path / "set") in last
     assert "Traceback" not in found.stderr
+    assert "Warning" not in found.stderr
     assert not (tmp_path / "set" / "dataset.json").exists()
     assert not list((tmp_path / "set").glob("*.parquet")) + list((tmp_path / "set").glob(".*.part"))
     assert run(tmp_path).returncode == 0  # space again: the same command finishes
