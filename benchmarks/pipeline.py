@@ -1,64 +1,111 @@
 """The dataset stage: against `datasets.map` with controlnet-aux, against its own kernels, and as it grows.
 
     python -m benchmarks.pipeline photographs   # (a) and (b): 512 px and Canny from 1.4-megapixel JPEGs
-    python -m benchmarks.pipeline growth        # (c), (d), (e): peak memory, time an image, Dask's share
+    python -m benchmarks.pipeline growth        # (c) and (d): peak memory, time an image
+    python -m benchmarks.pipeline overhead      # (e): Dask's share
 
 The photographs are scikit-image's bundled ones, enlarged and given sensor grain so that a JPEG of 1365 x 1024 weighs
-about what a camera's does; every repeat of both programs reads the same files.
+about what a camera's does. Every repeat of both programs reads the same files, in a process of its own: start,
+imports, sealing and the writing of the table are in the time of both. CNLAB_BENCH_PHOTOS names a folder to keep the
+photographs in, CNLAB_BENCH_LOCK a file that is locked during each round, on machines with other things to do.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
+import os
+import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 from PIL import Image
 
-from benchmarks.record import interleaved, record, spread
+from benchmarks.record import record, spread
+from pipeline.blocks import Block, build_block
 from pipeline.build import build
+from pipeline.cluster import ENVIRONMENT, open_pool, stream
 from pipeline.config import DatasetConfig
 from pipeline.rows import Recipe
 from pipeline.shards import write_shard
 
-PHOTOS, SIZE, REPEATS = 384, 512, 3
+PHOTOS, SIZE, BLOCK, REPEATS = 2048, 512, 64, 3
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def make_photos(folder: Path, count: int = PHOTOS) -> None:
-    """Write ``count`` JPEGs of 1365 x 1024 at quality 90, with captions beside them."""
+    """Write ``count`` JPEGs of 1365 x 1024 at quality 90, with captions beside them: crops, mirrored and turned."""
     from skimage import data
 
     sources = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
     rng = np.random.default_rng(0)
+    pool = rng.normal(0, 1, (1280, 1707, 4)).astype(np.float32)  # grain: a window of it each, or this takes an hour
     folder.mkdir(parents=True)
     for i in range(count):
-        source = Image.fromarray(sources[i % len(sources)])
+        turn = i // len(sources) % 8
+        source = Image.fromarray(np.rot90(sources[i % len(sources)][:, :: 1 if turn < 4 else -1], turn % 4))
         width = int(rng.uniform(0.5, 0.95) * min(source.width, source.height * 4 / 3))
         height = width * 3 // 4
         left, top = int(rng.integers(source.width - width)), int(rng.integers(source.height - height))
         crop = source.crop((left, top, left + width, top + height)).resize((1365, 1024), Image.Resampling.BICUBIC)
-        grain = rng.normal(0, 5, (1024, 1365, 1)) + rng.normal(0, 2, (1024, 1365, 3))
-        noisy = np.clip(np.asarray(crop) + grain, 0, 255).astype(np.uint8)
+        y, x = int(rng.integers(256)), int(rng.integers(342))
+        grain = pool[y : y + 1024, x : x + 1365]
+        noisy = np.clip(np.asarray(crop) + 5 * grain[..., :1] + 2 * grain[..., 1:], 0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(folder / f"photo {i:04d}.jpg", quality=90)
         (folder / f"photo {i:04d}.txt").write_text(f"photograph number {i} of a common scene")
 
 
-def ours(photos: Path, out: Path, **options: Any) -> int:
-    """Build the whole folder; returns the number of candidates."""
+def options(photos: Path) -> dict[str, Any]:
+    """The build's options: every photograph is a candidate and is built, whichever split it falls in."""
+    return {"source": f"folder:{photos}", "size": str(PHOTOS), "eval_size": PHOTOS, "eval_share": 0.05,
+            "image_size": SIZE, "block": BLOCK}  # fmt: skip
+
+
+class Rate(NamedTuple):
+    """Images per second of wall time, and per second of CPU time of all processes together."""
+
+    wall: float
+    cpu: float
+
+
+def ours(photos: Path, out: Path) -> Rate:
+    """The whole command."""
     shutil.rmtree(out, ignore_errors=True)
-    chosen = {"source": f"folder:{photos}", "size": str(PHOTOS), "eval_size": 16, "eval_share": 0.05,
-              "image_size": SIZE, "out": out, "name": "set", "block": 64, **options}  # fmt: skip
-    build(DatasetConfig(**chosen))
-    return PHOTOS
+    flags = [part for k, v in options(photos).items() for part in (f"--{k.replace('_', '-')}", str(v))]
+    command = [sys.executable, "-m", "pipeline.cli", "build", *flags, "--out", str(out), "--name", "set"]
+    return whole(command)
 
 
-def theirs(photos: Path, out: Path) -> int:
+def theirs(photos: Path, out: Path) -> Rate:
+    """The whole of `map_photos` in a process of its own."""
+    shutil.rmtree(out, ignore_errors=True)
+    return whole([sys.executable, "-m", "benchmarks.pipeline", "map_photos", str(photos), str(out)])
+
+
+def whole(command: list[str]) -> Rate:
+    """Of a command that must succeed, and of all it starts: orphans are adopted, and waited for."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    wall = time.perf_counter() - began
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Rate(PHOTOS / wall, PHOTOS / (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
+
+
+def map_photos(photos: Path, out: Path) -> None:
     """`datasets.map(num_proc=2)` with controlnet-aux's CannyDetector, the same columns to Parquet."""
     import datasets
     from controlnet_aux import CannyDetector
@@ -81,52 +128,109 @@ def theirs(photos: Path, out: Path) -> int:
     made = table.map(convert, num_proc=2, features=features)
     out.mkdir(parents=True, exist_ok=True)
     made.to_parquet(str(out / "set.parquet"))
-    return len(files)
 
 
-def serial(photos: Path, out: Path, **options: Any) -> int:
-    """Every kernel of a row one after the other in this process, and one write a shard: the floor of the build."""
+def kernels(photos: Path, out: Path, core: int, half: int | None) -> None:
+    """Every kernel of a row one after the other on one core, and one write a shard; prints seconds of wall and CPU.
+
+    ``half`` 0 or 1: only every second shard.
+    """
+    import cv2
+
+    os.sched_setaffinity(0, {core})
+    cv2.setNumThreads(1)
     out.mkdir(parents=True, exist_ok=True)
-    config = DatasetConfig(source=f"folder:{photos}", image_size=SIZE, **options)
+    config = DatasetConfig(**options(photos))
     recipe = Recipe(config)
-    keys = recipe.source.keys()
-    for first in range(0, len(keys), 64):
-        taken = [recipe.take(key, first, "train") for key in keys[first : first + 64]]
-        rows = [row for row, accepted in taken if accepted]
-        write_shard(out / f"{first}.parquet", rows, config.condition, ("floor", str(first)), [])
-    return len(keys)
+    keys = sorted(recipe.source.keys())
+    recipe.take(keys[0], 0, "train")  # lazy imports
+    began, cpu = time.perf_counter(), time.process_time()
+    for first in range(0, len(keys), BLOCK):
+        if half is None or first // BLOCK % 2 == half:
+            taken = [recipe.take(key, first, "train") for key in keys[first : first + BLOCK]]
+            rows = [row for row, accepted in taken if accepted]
+            write_shard(out / f"{first}.parquet", rows, config.condition, ("floor", str(first)), [])
+    print(time.perf_counter() - began, time.process_time() - cpu)
+
+
+def floor(photos: Path, out: Path) -> Rate:
+    """Of one core's `kernels`, with the environment that workers have."""
+    return _kernels(photos, out, [("0", "")])
+
+
+def both(photos: Path, out: Path) -> Rate:
+    """Of two processes with half of the `kernels` each, that share nothing: what two cores can do at most."""
+    return _kernels(photos, out, [("0", "0"), ("1", "1")])
+
+
+def _kernels(photos: Path, out: Path, parts: list[tuple[str, str]]) -> Rate:
+    shutil.rmtree(out, ignore_errors=True)
+    base = [sys.executable, "-m", "benchmarks.pipeline", "kernels", str(photos), str(out)]
+    started = [
+        subprocess.Popen([*base, *part], stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT})
+        for part in parts
+    ]
+    times = [tuple(map(float, process.communicate()[0].split())) for process in started]
+    return Rate(PHOTOS / max(t[0] for t in times), PHOTOS / sum(t[1] for t in times))
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    """Hold the lock that CNLAB_BENCH_LOCK names, if it names one."""
+    if not (name := os.environ.get("CNLAB_BENCH_LOCK")):
+        yield
+        return
+    with Path(name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def rounds(parts: dict[str, Callable[[], Rate]]) -> dict[str, list[Rate]]:
+    """Rates of each part, run in turn (A B A B ...)."""
+    rates: dict[str, list[Rate]] = {name: [] for name in parts}
+    for _ in range(REPEATS):
+        with _turn():
+            for name, run in parts.items():
+                rates[name].append(run())
+        print({name: tuple(round(x, 1) for x in found[-1]) for name, found in rates.items()}, flush=True)
+    return rates
 
 
 def photographs() -> None:
     """(a) the ratio to `datasets.map`, (b) the share of the kernels' floor."""
-    bare = {"screen": "off", "duplicates": "off"}
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        make_photos(root / "photos")
-        photos = root / "photos"
-        rates = interleaved(
+        photos = Path(os.environ.get("CNLAB_BENCH_PHOTOS") or root / "photos")
+        if not photos.is_dir():
+            make_photos(photos)
+        rates = rounds(
             {
-                "theirs": lambda: theirs(photos, root / "theirs"),
+                "floor": lambda: floor(photos, root / "floor"),
                 "ours": lambda: ours(photos, root / "ours"),
-                "bare": lambda: ours(photos, root / "bare", **bare),
-                "floor": lambda: serial(photos, root / "floor"),
-                "bare floor": lambda: serial(photos, root / "bare-floor", **bare),
-            },
-            REPEATS,
+                "both": lambda: both(photos, root / "both"),
+                "theirs": lambda: theirs(photos, root / "theirs"),
+            }
         )
 
-    def ratio(a: str, b: str, scale: float = 1.0) -> str:
-        return spread([scale * x / y for x, y in zip(rates[a], rates[b], strict=True)])
+    def ratio(a: str, b: str, scale: float = 1.0, of: str = "wall") -> str:
+        pairs = zip(rates[a], rates[b], strict=True)
+        return spread([scale * getattr(x, of) / getattr(y, of) for x, y in pairs])
 
+    n = f"{PHOTOS} photographs"
+    record(f"512 px + Canny from {n} of 1.4 MP, screened and deduplicated, over datasets.map", ratio("ours", "theirs"))
+    record(f"the same in CPU time of all processes, {n}", ratio("ours", "theirs", of="cpu"))
+    for name, what in (
+        ("theirs", "datasets.map(num_proc=2) with CannyDetector, whole command"),
+        ("ours", "build with 2 workers, whole command"),
+        ("floor", "one core's kernels, screened and hashed"),
+    ):
+        record(f"{what}, images/s, {n}", spread([r.wall for r in rates[name]]))
+    record(f"whole build with 2 workers over twice one core's kernels, {n}", ratio("ours", "floor", 0.5))
+    record(f"two processes that share nothing over twice one core's kernels, {n}", ratio("both", "floor", 0.5))
+    record(f"whole build with 2 workers over two processes that share nothing, {n}", ratio("ours", "both"))
     record(
-        "512 px + Canny from 1.4-megapixel JPEGs, screened and deduplicated, over datasets.map", ratio("ours", "theirs")
+        f"CPU time of the kernels over that of the whole build, all processes, {n}", ratio("ours", "floor", of="cpu")
     )
-    record("the same without screens and copies, over datasets.map", ratio("bare", "theirs"))
-    record("datasets.map(num_proc=2) with CannyDetector, images/s", spread(rates["theirs"]))
-    record("build with 2 workers, start of the cluster included, images/s", spread(rates["ours"]))
-    record("one core, screened and deduplicated, images/s", spread(rates["floor"]))
-    record("one core, without screens and copies, images/s", spread(rates["bare floor"]))
-    record("build with 2 workers over twice one core's kernels", ratio("ours", "floor", 0.5))
 
 
 class Peak:
@@ -159,8 +263,6 @@ class Peak:
 
 def growth(sizes: tuple[str, ...] = ("1k", "10k", "50k")) -> None:
     """(c) peak memory and (d) time an image as a set grows; tabletop at 64 px, copies looked for."""
-    import subprocess
-
     for size in sizes:  # a process each: memory does not come back
         subprocess.run([sys.executable, "-m", "benchmarks.pipeline", "one", size], check=True)
 
@@ -184,33 +286,47 @@ def one(size: str) -> None:
 
 
 def overhead() -> None:
-    """(e) the share of a build's wall time that is not spent in blocks: scheduling, transfers, waiting at the end."""
-    from pipeline import build as stage
+    """(e) the share of the wall time of blocks that Dask adds: scheduling, transfers, waiting."""
+    import cv2
 
+    cv2.setNumThreads(1)  # as in workers
+    rates: dict[str, list[float]] = {"dask": [], "cold": [], "alone": []}
     with tempfile.TemporaryDirectory() as place:
-        config = DatasetConfig(size="4k", eval_size=256, image_size=64, out=Path(place), workers=1, name="dask")
-        alone = DatasetConfig(size="4k", eval_size=256, image_size=64, out=Path(place), workers=0, name="alone")
-        rates: dict[str, list[float]] = {"dask": [], "alone": []}
+        about = {"size": "4k", "eval_size": 256, "image_size": 64, "out": Path(place)}
+        dask, alone = DatasetConfig(**about, workers=1, name="dask"), DatasetConfig(**about, workers=0, name="alone")
         for _ in range(REPEATS):
-            for name, chosen in (("alone", alone), ("dask", config)):
-                shutil.rmtree(chosen.folder, ignore_errors=True)
-                with stage.runner(chosen) as run:  # the cluster's start is not overhead of the blocks
+            with _turn(), open_pool(dask) as worker, open_pool(alone) as here:
+                for name, pool, config in (("cold", worker, dask), ("alone", here, alone), ("dask", worker, dask)):
+                    shutil.rmtree(config.folder, ignore_errors=True)
                     began = time.perf_counter()
-                    blocks = [
-                        stage.Block("train", n, 256 * n, tuple(f"tabletop-1-{256 * n + i:06d}" for i in range(256)))
-                        for n in range(8)
-                    ]
-                    for _ in run(stage.build_block, [(b, chosen, "x") for b in blocks]):
+                    for _ in stream(pool, build_block, [(b, config, "x") for b in _blocks()]):
                         pass
                     rates[name].append(2048 / (time.perf_counter() - began))
-    shares = [1 - d / a for d, a in zip(rates["dask"], rates["alone"], strict=True)]
-    record("Dask's share of the time of 8 blocks of 256, 1 worker", spread(shares))
+    for name, said in (("dask", ""), ("cold", ", the worker's first blocks included")):
+        shares = [1 - d / a for d, a in zip(rates[name], rates["alone"], strict=True)]
+        record(f"Dask's share of the time of 8 blocks of 256 at 64 px, 1 worker{said}", spread(shares))
+
+
+def _blocks() -> list[Block]:
+    keys = [f"tabletop-1-{i:06d}" for i in range(2048)]
+    return [Block("train", n, 256 * n, tuple(keys[256 * n : 256 * (n + 1)])) for n in range(8)]
+
+
+def main() -> None:
+    """The parts that are named, or all."""
+    parts: dict[str, Callable[[], None]] = {"photographs": photographs, "growth": growth, "overhead": overhead}
+    name, *rest = sys.argv[1:] or [""]
+    if name == "one":
+        one(rest[0])
+    elif name == "map_photos":
+        map_photos(Path(rest[0]), Path(rest[1]))
+    elif name == "kernels":
+        photos, out, core, half = rest
+        kernels(Path(photos), Path(out), int(core), int(half) if half else None)
+    else:
+        for each in sys.argv[1:] or list(parts):
+            parts[each]()
 
 
 if __name__ == "__main__":
-    parts = {"photographs": photographs, "growth": growth, "overhead": overhead}
-    if sys.argv[1:2] == ["one"]:
-        one(sys.argv[2])
-    else:
-        for name in sys.argv[1:] or list(parts):
-            parts[name]()
+    main()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import cv2
 
 from benchmarks.record import interleaved, record, spread
-from pipeline.build import make_row
 from pipeline.config import DatasetConfig
-from pipeline.sources.tabletop import Tabletop
+from pipeline.rows import Recipe
 from pipeline.tabletop import render, sample_scene
 
 COUNT = 64
@@ -16,7 +15,7 @@ COUNT = 64
 def main() -> None:
     """Measure and record."""
     cv2.setNumThreads(1)
-    config, source = DatasetConfig(), Tabletop(1, 128)
+    recipe = Recipe(DatasetConfig())
 
     def renders() -> int:
         for i in range(COUNT):
@@ -25,7 +24,7 @@ def main() -> None:
 
     def rows() -> int:
         for i in range(COUNT):
-            make_row(source, f"tabletop-1-{i:06d}", config)
+            recipe.take(f"tabletop-1-{i:06d}", i, "train")
         return COUNT
 
     rates = interleaved({"render": renders, "row": rows})

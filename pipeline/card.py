@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import DatasetCardData
 
 from pipeline.inert import for_markdown
 from pipeline.io import atomic, format_size
@@ -77,39 +80,49 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
-def read_columns(folder: Path, shards: list[dict[str, Any]], split: str, columns: list[str]) -> dict[str, list[Any]]:
-    """Columns of a whole split, shard by shard, without its pictures."""
-    found: dict[str, list[Any]] = {name: [] for name in columns}
-    for shard in shards:
-        if shard["split"] == split:
-            for name, values in pq.read_table(folder / shard["file"], columns=columns).to_pydict().items():
-                found[name] += values
-    return found
+def read_columns(folder: Path, shards: list[dict[str, Any]], split: str, columns: list[str]) -> pa.Table:
+    """Columns of a whole split, without its pictures: compact, so that a large set can be described too."""
+    parts = [pq.read_table(folder / s["file"], columns=columns) for s in shards if s["split"] == split]
+    return pa.concat_tables(part.replace_schema_metadata(None) for part in parts)
 
 
-def _parameters(columns: dict[str, list[Any]], conditions: list[str]) -> str:
+def _parameters(columns: pa.Table, conditions: list[str]) -> str:
     """What was drawn for each condition: the range of numbers, the names of anything else."""
     rows = []
     for condition in conditions:
-        drawn: dict[str, list[Any]] = {}
-        for params in map(json.loads, columns[f"{condition}_params"]):
-            for name, value in params.items():
-                drawn.setdefault(name, []).append(value)
-        said = [f"{name} {_span(values)}" for name, values in sorted(drawn.items())]
+        drawn: dict[str, Drawn] = {}
+        for chunk in columns[f"{condition}_params"].chunks:
+            for params in map(json.loads, chunk.to_pylist()):
+                for name, value in params.items():
+                    drawn.setdefault(name, Drawn()).add(value)
+        said = [f"{name} {values}" for name, values in sorted(drawn.items())]
         rows.append([f"`{condition}`", "; ".join(said) or "none"])
     return markdown_table(["condition", "parameters drawn, from ... to"], rows)
 
 
-def _span(values: list[Any]) -> str:
-    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        return f"{min(values):g} ... {max(values):g}"
-    return ", ".join(f"{for_markdown(k)} ({n})" for k, n in Counter(map(str, values)).most_common(4))
+class Drawn:
+    """The values that one parameter took: their range if they are numbers, else the commonest."""
+
+    def __init__(self) -> None:
+        self.low, self.high = math.inf, -math.inf
+        self.names: Counter[str] = Counter()
+
+    def add(self, value: Any) -> None:
+        """One more sample's."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            self.low, self.high = min(self.low, value), max(self.high, value)
+        else:
+            self.names[str(value)] += 1
+
+    def __str__(self) -> str:
+        said = [f"{self.low:g} ... {self.high:g}"] if self.low <= self.high else []
+        return ", ".join(said + [f"{for_markdown(k)} ({n})" for k, n in self.names.most_common(4)])
 
 
-def _figures(columns: dict[str, list[Any]]) -> str:
+def _figures(columns: pa.Table) -> str:
     rows = []
     for name in FIGURES:
-        low, middle, high = np.quantile(np.array(columns[name], np.float64), (0.05, 0.5, 0.95))
+        low, middle, high = np.quantile(columns[name].to_numpy().astype(np.float64), (0.05, 0.5, 0.95))
         rows.append([f"`{name}`", f"{low:.3g}", f"{middle:.3g}", f"{high:.3g}"])
     return markdown_table(["figure", "5 %", "50 %", "95 %"], rows)
 
@@ -125,8 +138,6 @@ def _leak(header: dict[str, Any]) -> str:
 
 
 def _front_matter(header: dict[str, Any]) -> str:
-    from huggingface_hub import DatasetCardData
-
     data = DatasetCardData(
         license=header["license"],
         size_categories=[size_category(sum(header["counts"].values()))],
@@ -148,7 +159,7 @@ def write_card(folder: Path, header: dict[str, Any]) -> None:
     conditions, about = header["conditions"], header["config"]
     names = ["caption_source", *FIGURES, *(f"{c}_params" for c in conditions)]
     columns = read_columns(folder, header["shards"], "train", names)
-    captions = Counter(columns["caption_source"]).most_common()
+    captions = Counter(columns["caption_source"].to_pylist()).most_common()
     near = f"near copies (up to {about['limits']['duplicate_bits']:g} of 256 hash bits apart)"
     duplicates = f"No kept image is a copy of another: exact copies and {near} are rejected, across the splits too."
     taken = sum(header["counts"].values())

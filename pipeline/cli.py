@@ -26,6 +26,10 @@ def _build(config: DatasetConfig) -> None:
         print(config)
         print(f"would write {config.folder}")
         return
+    from pipeline.cluster import prestart
+
+    if not (config.folder / "dataset.json").exists():
+        prestart(config)  # before the imports below: workers and this process get ready side by side
     from pipeline.build import build
 
     header = build(config)

@@ -14,6 +14,7 @@ from pipeline.io import atomic
 from pipeline.shards import decode_image
 
 COLUMNS, ROWS, TILE, CAPTION = 8, 4, 128, 44  # pictures across and down, pixels a side, pixels for the text
+HEAD = 16  # pixels for the line that says what lies above what
 
 
 def first_rows(folder: Path, shards: list[dict[str, Any]], split: str, count: int, columns: list[str]) -> list[Any]:
@@ -21,7 +22,11 @@ def first_rows(folder: Path, shards: list[dict[str, Any]], split: str, count: in
     rows: list[Any] = []
     for shard in shards:
         if shard["split"] == split and len(rows) < count:
-            rows += pq.read_table(folder / shard["file"], columns=columns).to_pylist()
+            with pq.ParquetFile(folder / shard["file"]) as file:
+                for batch in file.iter_batches(min(count, 64), columns=columns):
+                    rows += batch.to_pylist()
+                    if len(rows) >= count:
+                        break
     return rows[:count]
 
 
@@ -29,15 +34,17 @@ def write_contact(folder: Path, shards: list[dict[str, Any]], conditions: tuple[
     """Write ``contact.png`` from the first training samples."""
     rows = first_rows(folder, shards, "train", COLUMNS * ROWS, ["image", "text", *conditions])
     tall = TILE * (1 + len(conditions)) + CAPTION
-    sheet = Image.new("RGB", (COLUMNS * (TILE + 8) + 8, -(-len(rows) // COLUMNS) * tall + 8), (250, 250, 248))
+    sheet = Image.new("RGB", (COLUMNS * (TILE + 8) + 8, HEAD + -(-len(rows) // COLUMNS) * tall + 8), (250, 250, 248))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(9)
+    said = f"{folder.name}, first training samples; from top to bottom: image, {', '.join(conditions)}, caption"
+    draw.text((8, 5), said, fill=(110, 110, 110), font=font)
     for i, row in enumerate(rows):
-        x, y = 8 + (i % COLUMNS) * (TILE + 8), 8 + (i // COLUMNS) * tall
+        x, y = 8 + (i % COLUMNS) * (TILE + 8), HEAD + 8 + (i // COLUMNS) * tall
         for j, column in enumerate(("image", *conditions)):
             picture = Image.fromarray(np.ascontiguousarray(decode_image(row[column]["bytes"])))
-            sheet.paste(picture.resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y + j * TILE))
+            sheet.paste(picture.resize((TILE, TILE), Image.Resampling.LANCZOS, reducing_gap=2.0), (x, y + j * TILE))
         plain = "".join(c if c.isprintable() else " " for c in row["text"])[:200]
-        lines = textwrap.wrap(plain, 27)[:3]
+        lines = textwrap.wrap(plain, 27, max_lines=3, placeholder=" ...")
         draw.multiline_text((x, y + tall - CAPTION + 3), "\n".join(lines), fill=(40, 40, 40), font=font, spacing=2)
     with atomic(folder / "contact.png") as temporary:
-        sheet.save(temporary, "PNG")
+        sheet.save(temporary, "PNG", compress_level=4)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import csv
-from collections.abc import Hashable, Mapping
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
+import pyarrow.parquet as pq
 
 from pipeline.inert import for_csv, for_terminal
 from pipeline.io import atomic
@@ -31,6 +31,7 @@ img, .none { display: block; width: 96px; height: 96px; object-fit: contain }
 {% if not reasons %}<p>Nothing was rejected.</p>{% endif %}
 {% for reason, rows, count in reasons %}
 <h2>{{ reason }}: {{ count }}</h2>
+{% if count > most %}<p>The first {{ most }}; rejects.parquet has them all.</p>{% endif %}
 <ul>{% for row in rows %}
 <li>{% if row.src %}<img alt="" src="data:{{ row.kind }};base64,{{ row.src }}">
 {%- else %}<span class="none">no image</span>{% endif %}
@@ -42,28 +43,30 @@ img, .none { display: block; width: 96px; height: 96px; object-fit: contain }
 
 def write_quarantine(folder: Path) -> None:
     """Write rejects.html and rejects.csv from rejects.parquet. Keys and details come from outside: they stay text."""
-    frame = pd.read_parquet(folder / REJECTS)
+    counts: Counter[str] = Counter()
+    shown: dict[str, list[dict[str, str]]] = {}
     with atomic(folder / "rejects.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
         writer.writerow(["key", "rank", "split", "reason", "detail"])
-        for row in frame.itertuples(index=False):
-            writer.writerow([for_csv(str(row.key)), row.rank, row.split, row.reason, for_csv(str(row.detail))])
-    reasons = []
-    for reason, group in frame.groupby("reason", sort=True):
-        rows = [_shown(row) for row in group.head(SHOWN).to_dict("records")]
-        reasons.append((reason, rows, len(group)))
+        for batch in pq.ParquetFile(folder / REJECTS).iter_batches(1024):
+            for row in batch.to_pylist():
+                reason = row["reason"]
+                writer.writerow([for_csv(row["key"]), row["rank"], row["split"], reason, for_csv(row["detail"])])
+                counts[reason] += 1
+                if counts[reason] <= SHOWN:
+                    shown.setdefault(reason, []).append(_shown(row))
+    reasons = [(reason, shown[reason], counts[reason]) for reason in sorted(counts)]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(PAGE).render(name=folder.name, reasons=reasons)
+    text = environment.from_string(PAGE).render(name=folder.name, reasons=reasons, most=SHOWN)
     with atomic(folder / "rejects.html") as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
-def _shown(row: Mapping[Hashable, Any]) -> dict[str, str]:
-    thumbnail = row["thumbnail"]
-    data = thumbnail["bytes"] if isinstance(thumbnail, dict) else b""
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    data = row["thumbnail"]["bytes"] if row["thumbnail"] else b""
     return {
-        "key": for_terminal(str(row["key"])),
-        "detail": for_terminal(str(row["detail"])),
-        "src": base64.b64encode(data or b"").decode(),
-        "kind": "image/png" if (data or b"").startswith(b"\x89PNG") else "image/jpeg",
+        "key": for_terminal(row["key"]),
+        "detail": for_terminal(row["detail"]),
+        "src": base64.b64encode(data).decode(),
+        "kind": "image/png" if data.startswith(b"\x89PNG") else "image/jpeg",
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster import Pool
 from pipeline.config import FORMAT, DatasetConfig
 from pipeline.io import CnlabError, atomic, code_version, sha256_file, write_json
 
@@ -31,13 +32,11 @@ def write_rejects(folder: Path, shards: list[Shard]) -> dict[str, int]:
     """Gather the rejects of all blocks into rejects.parquet, block by block; returns the count of each reason."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from datasets import Features, Value
-    from datasets import Image as ImageFeature
 
-    from pipeline.shards import read_rejects
+    from pipeline.shards import IMAGE, hub_schema, read_rejects
 
-    kinds: dict[str, Any] = {name: Value("string") for name in REJECT_COLUMNS}
-    schema = Features({**kinds, "rank": Value("int64"), "thumbnail": ImageFeature()}).arrow_schema
+    kinds: dict[str, Any] = dict.fromkeys(REJECT_COLUMNS, pa.string())
+    schema = hub_schema({**kinds, "rank": pa.int64(), "thumbnail": IMAGE})
     counts: dict[str, int] = {}
     with atomic(folder / REJECTS) as temporary, pq.ParquetWriter(temporary, schema) as out:
         for shard in shards:
@@ -50,30 +49,24 @@ def write_rejects(folder: Path, shards: list[Shard]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def seal(config: DatasetConfig, about: dict[str, Any], identity: str, shards: list[Shard]) -> dict[str, Any]:
+def seal(
+    config: DatasetConfig, about: dict[str, Any], identity: str, shards: list[Shard], pool: Pool
+) -> dict[str, Any]:
     """Check the counts, write rejects, contact sheet and card, and the header last."""
-    from pipeline.card import write_card
-    from pipeline.contact import write_contact
-    from pipeline.leaks import soft_leaks
-    from pipeline.quarantine import write_quarantine
-
     folder = config.folder
     counts = {name: sum(s.rows for s in shards if s.split == name) for name in ("train", "eval")}
-    reasons = write_rejects(folder, shards)
-    if not counts["train"] or not counts["eval"]:
-        said = ", ".join(f"{k} {v}" for k, v in reasons.items()) or "none rejected"
-        raise CnlabError(
-            f"{folder}: {counts['train']} train and {counts['eval']} eval samples are left ({said}); "
-            "both must have some: add images, raise --eval-share or relax the thresholds"
-        )
-    for name, wanted in (("train", config.resolved_size), ("eval", config.eval_size)):
-        if counts[name] < wanted:
-            print(f"note: {name} has {counts[name]} samples, {wanted} were asked for; the source has no more")
+    pool.submit(write_rejects, folder, shards)
+    reasons: dict[str, int] = pool.result()
+    _check_counts(config, counts, reasons)
     files = [dataclasses.asdict(s) for s in sorted(shards, key=lambda s: (s.split != "train", s.file)) if s.rows]
     used = {s["file"] for s in files} | {REJECTS}
-    for stray in folder.glob("*.parquet"):  # blocks without rows, or that a killed run built and nobody needs
+    for stray in folder.glob("*.parquet"):  # blocks without rows, or that turned out not to be needed
         if stray.name not in used:
             stray.unlink()
+    for part in (_write_rejects_pages, _write_contact, _soft_leaks):
+        pool.submit(part, folder, files, config.condition)
+    from pipeline.card import write_card  # imports are a good part of it: beside the workers
+
     header = {
         "format": FORMAT,
         "name": folder.name,
@@ -86,15 +79,49 @@ def seal(config: DatasetConfig, about: dict[str, Any], identity: str, shards: li
         "license": config.license,
         "rejects": reasons,
         "rejects_sha256": sha256_file(folder / REJECTS),
-        "soft_map_leak": soft_leaks(folder, files, config.condition),
         "shards": files,
         "tool_versions": _tool_versions(),
     }
-    write_quarantine(folder)
-    write_contact(folder, files, config.condition)
+    for _ in range(3):
+        header |= pool.result()
     write_card(folder, header)
     write_json(folder / HEADER, header)
     return header
+
+
+def _check_counts(config: DatasetConfig, counts: dict[str, int], reasons: dict[str, int]) -> None:
+    if not counts["train"] or not counts["eval"]:
+        said = ", ".join(f"{k} {v}" for k, v in reasons.items()) or "none rejected"
+        raise CnlabError(
+            f"{config.folder}: {counts['train']} train and {counts['eval']} eval samples are left ({said}); "
+            "both must have some: add images, raise --eval-share or relax the thresholds"
+        )
+    for name, wanted in (("train", config.resolved_size), ("eval", config.eval_size)):
+        if counts[name] < wanted:
+            print(f"note: {name} has {counts[name]} samples, {wanted} were asked for; the source has no more")
+
+
+# What workers do for the seal: each returns what it adds to the header.
+
+
+def _write_rejects_pages(folder: Path, files: list[dict[str, Any]], conditions: tuple[str, ...]) -> dict[str, Any]:
+    from pipeline.quarantine import write_quarantine
+
+    write_quarantine(folder)
+    return {}
+
+
+def _write_contact(folder: Path, files: list[dict[str, Any]], conditions: tuple[str, ...]) -> dict[str, Any]:
+    from pipeline.contact import write_contact
+
+    write_contact(folder, files, conditions)
+    return {}
+
+
+def _soft_leaks(folder: Path, files: list[dict[str, Any]], conditions: tuple[str, ...]) -> dict[str, Any]:
+    from pipeline.leaks import soft_leaks
+
+    return {"soft_map_leak": soft_leaks(folder, files, conditions)}
 
 
 def _tool_versions() -> dict[str, str]:

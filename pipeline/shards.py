@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, Value
-from datasets import Image as ImageFeature
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -29,16 +27,33 @@ BLOCK_KEY, FINGERPRINT_KEY, REJECTS_KEY = b"cnlab_block", b"cnlab_fingerprint", 
 JPEG_QUALITY = 95  # and no chroma subsampling: about 45 dB PSNR on photographs, a fifth of PNG's bytes
 
 
-def features(conditions: tuple[str, ...]) -> Features:
+IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # how `datasets` stores a picture
+DTYPES = {pa.string(): "string", pa.int64(): "int64", pa.int32(): "int32", pa.float32(): "float32"}
+
+
+def hub_schema(columns: dict[str, pa.DataType]) -> pa.Schema:
+    """Arrow schema with the metadata by which `datasets` knows which columns are pictures.
+
+    It equals ``datasets.Features(...).arrow_schema`` (a test compares them), without importing `datasets`, which takes
+    every worker three seconds.
+    """
+    kinds = {
+        n: {"_type": "Image"} if t == IMAGE else {"dtype": DTYPES[t], "_type": "Value"} for n, t in columns.items()
+    }
+    about = {"info": {"features": kinds}}
+    return pa.schema(list(columns.items()), metadata={"huggingface": json.dumps(about)})
+
+
+def shard_schema(conditions: tuple[str, ...]) -> pa.Schema:
     """Columns of a dataset with these conditions, in the order of docs/formats.md."""
-    columns: dict[str, Any] = {"image": ImageFeature(), "text": Value("string"), "conditioning_image": ImageFeature()}
-    columns.update({name: ImageFeature() for name in conditions})
-    columns.update({name: Value("string") for name in ("key", "split", "source", "caption_source", "captions")})
-    columns.update({"rank": Value("int64"), "width": Value("int32"), "height": Value("int32")})
-    columns.update({name: Value("float32") for name in (*FIGURES, "clip_match", "nsfw")})
-    columns.update({name: Value("string") for name in ("facts", "sha256", "phash")})
-    columns.update({f"{name}_params": Value("string") for name in conditions})
-    return Features(columns)
+    columns = {"image": IMAGE, "text": pa.string(), "conditioning_image": IMAGE}
+    columns.update(dict.fromkeys(conditions, IMAGE))
+    columns.update(dict.fromkeys(("key", "split", "source", "caption_source", "captions"), pa.string()))
+    columns.update({"rank": pa.int64(), "width": pa.int32(), "height": pa.int32()})
+    columns.update(dict.fromkeys((*FIGURES, "clip_match", "nsfw"), pa.float32()))
+    columns.update(dict.fromkeys(("facts", "sha256", "phash"), pa.string()))
+    columns.update({f"{name}_params": pa.string() for name in conditions})
+    return hub_schema(columns)
 
 
 def encode_png(image: NDArray[np.uint8], binary: bool = False) -> bytes:
@@ -63,29 +78,32 @@ def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
 def decode_image(data: bytes) -> NDArray[np.uint8]:
     """PNG or JPEG bytes of our own making -> (H, W, 3) uint8 RGB."""
     with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as picture:
-        return np.array(picture.convert("RGB"), dtype=np.uint8)
+        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"), dtype=np.uint8)
 
 
 def write_shard(
     path: Path, rows: list[dict[str, Any]], conditions: tuple[str, ...], identity: tuple[str, str], rejects: list[Any]
 ) -> None:
     """Write one shard atomically. ``identity`` is (fingerprint, block name); ``rejects`` ride along in the schema."""
-    schema = features(conditions).arrow_schema
+    write_table(path, pa.Table.from_pylist(rows, schema=shard_schema(conditions)), identity, rejects)
+
+
+def write_table(path: Path, table: pa.Table, identity: tuple[str, str], rejects: list[Any]) -> None:
+    """`write_shard` of rows that are a table already, with the schema of `shard_schema`."""
     metadata = {
-        **(schema.metadata or {}),
+        **(table.schema.metadata or {}),
         FINGERPRINT_KEY: identity[0].encode(),
         BLOCK_KEY: identity[1].encode(),
         REJECTS_KEY: json.dumps(rejects, default=lambda b: base64.b85encode(b).decode()).encode(),
     }
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=64, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, row_group_size=64, compression="zstd")
 
 
-def read_shard(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All rows and rejects of a shard, in rank order each."""
+def read_shard(path: Path) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """All rows of a shard, and its rejects; in rank order each."""
     table = pq.read_table(path)
-    return table.to_pylist(), _rejects(table.schema.metadata)
+    return table, _rejects(table.schema.metadata)
 
 
 def read_rejects(path: Path) -> list[dict[str, Any]]:

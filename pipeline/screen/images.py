@@ -80,15 +80,17 @@ def border_share(grey: NDArray[np.uint8]) -> float:
 
 def _bars(grey: NDArray[np.uint8]) -> int:
     """Rows in bars at the top and the bottom of a picture; 0 unless both are there and alike."""
-    mean, spread = grey.mean(1), grey.std(1)
-    top = _bar(mean, spread)
-    bottom = _bar(mean[::-1], spread[::-1])
-    alike = abs(float(mean[0]) - float(mean[-1])) < STEP
-    return top + bottom if top and bottom and alike and top + bottom < len(mean) else 0
+    top = _bar(grey)
+    bottom = _bar(grey[::-1]) if top else 0
+    alike = abs(float(grey[0].mean()) - float(grey[-1].mean())) < STEP
+    return top + bottom if top and bottom and alike and top + bottom < len(grey) else 0
 
 
-def _bar(mean: NDArray[np.float64], spread: NDArray[np.float64]) -> int:
+def _bar(grey: NDArray[np.uint8]) -> int:
     """Length of the run of flat lines of one level at the beginning, 0 where it fades into the picture."""
+    if grey[0].std() >= FLAT:  # nearly every photograph
+        return 0
+    mean, spread = grey.mean(1), grey.std(1)
     flat = (spread < FLAT) & (np.abs(mean - mean[0]) < FLAT)
     run = len(flat) if flat.all() else int(flat.argmin())
     if run == 0 or run >= len(flat) - 1:

@@ -78,10 +78,11 @@ def _decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, 
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             facts["jpeg_quality"] = jpeg_quality(image)
             image.draft(None, (image_size, image_size))
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        orientation = image.getexif().get(0x0112, 1)
+        turned = orientation in (5, 6, 7, 8)
         icc = image.info.get("icc_profile")
         image.load()
-        picture = ImageOps.exif_transpose(image) or image
+        picture = image if orientation == 1 else ImageOps.exif_transpose(image) or image  # it copies what is upright
         colours, facts["icc"] = _to_srgb(picture, icc)
     if turned:
         width, height = height, width
@@ -109,7 +110,7 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
     if image.mode != "CMYK":
         image = _flat(image)
     if not icc:
-        return image.convert("RGB"), "none"
+        return image if image.mode == "RGB" else image.convert("RGB"), "none"
     try:
         return _by_profile(image, icc), "applied"
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):

@@ -5,6 +5,7 @@ python tests/pipeline/fault_driver.py OUT POINTS SEED: prints a JSON list of wha
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 from pipeline.build import build
+from pipeline.cluster import PRELOAD
 from pipeline.config import DatasetConfig
 from pipeline.io import sha256_file
 
@@ -43,7 +45,15 @@ def state(folder: Path) -> dict[str, str]:
     return {p.name: sha256_file(p) for p in sorted(folder.glob("*.parquet"))}
 
 
+def _wait_for(folder: Path, shards: int) -> None:
+    """Until the build has written so many shards, or has ended."""
+    while len(list(folder.glob("[et]*.parquet"))) < shards and not (folder / "dataset.json").exists():
+        time.sleep(0.002)
+
+
 def main() -> None:
+    for name in PRELOAD:
+        importlib.import_module(name)
     out, points, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     began = time.monotonic()
     os.waitpid(child(out / "clean"), 0)
@@ -53,7 +63,11 @@ def main() -> None:
     for point in range(points):
         place = out / f"kill-{point}"
         pid = child(place)
-        time.sleep(draw.uniform(0, took))
+        if point % 3:  # while blocks are built, else at any time
+            _wait_for(place / "set", 1 + 3 * point % 8)
+            time.sleep(draw.uniform(0, 0.1))
+        else:
+            time.sleep(draw.uniform(0, took))
         os.killpg(pid, signal.SIGKILL) if point % 2 else os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         sealed, shards = (place / "set" / "dataset.json").exists(), len(list((place / "set").glob("t*.parquet")))

@@ -11,7 +11,8 @@ import pytest
 from photos import clean_photos
 from PIL import Image
 
-from pipeline.build import Block, build, build_block
+from pipeline.blocks import Block, build_block
+from pipeline.build import build
 from pipeline.conditions import get_condition
 from pipeline.config import DatasetConfig
 from pipeline.dataset import Triplets
@@ -50,6 +51,16 @@ def test_one_and_two_workers_give_the_same_bytes(clean: Path, tmp_path: Path) ->
         "eval-00000.parquet",
         "train-00000.parquet", "train-00001.parquet", "train-00002.parquet",
     }  # fmt: skip
+
+
+def test_datasets_streams_it(clean: Path) -> None:
+    from datasets import load_dataset
+
+    streamed = load_dataset(str(clean), split="train", streaming=True)
+    rows = list(streamed.take(3))
+    assert [row["key"] for row in rows] == Triplets(clean).table("train", ["key"], 3)["key"].to_pylist()
+    assert rows[0]["image"].size == rows[0]["conditioning_image"].size == (64, 64)
+    assert rows[0]["text"]
 
 
 def test_loads_with_datasets_and_every_map_can_be_made_again(clean: Path, tmp_path: Path) -> None:
