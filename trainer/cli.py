@@ -10,6 +10,7 @@ from pipeline.io import run_cli
 from trainer.config import TrainConfig
 from trainer.export import ExportConfig, ImportConfig, export, import_file
 from trainer.transfer import TransferConfig, transfer
+from trainer.verdict import VerdictConfig, verdict
 
 
 def _run(config: TrainConfig) -> None:
@@ -27,6 +28,7 @@ Command = (
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[ImportConfig, tyro.conf.subcommand("import")]
     | Annotated[TransferConfig, tyro.conf.subcommand("transfer")]
+    | Annotated[VerdictConfig, tyro.conf.subcommand("verdict")]
 )
 
 
@@ -38,8 +40,10 @@ def _main() -> None:
         print(export(command))
     elif isinstance(command, ImportConfig):
         print(import_file(command))
-    else:
+    elif isinstance(command, TransferConfig):
         print(transfer(command))
+    else:
+        print("\n".join(verdict(command)))
 
 
 def main() -> None:

@@ -255,6 +255,20 @@ def _errors(rows: pd.DataFrame) -> np.ndarray:
     return result
 
 
+def convergence_of(validation: pd.DataFrame) -> Convergence:
+    """The change-point of a validation table.
+
+    A net that does not start as the prior (Gaussian outputs, or trained before) has rows of an arm ``floor`` at step 0,
+    by how much the prior's own pictures obey the map; its own value there is no floor.
+    """
+    floors = validation.loc[validation["arm"] == "floor", "value"]
+    steps, values, errors, name = gap_curve(validation)
+    if len(floors) and name == "fidelity":
+        own = steps > 0
+        return detect(steps[own], values[own], None if errors is None else errors[own], floor=float(floors.iloc[0]))
+    return detect(steps, values, errors)
+
+
 def draw(runs: Mapping[str, tuple[Curve, Convergence]], path: Path, ylabel: str | None = None) -> None:
     """Curves with 95% bands, each with its step (diamond) and interval (bar), as one PNG at ``path``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from diffusers import ControlNetModel
 from diffusers.training_utils import EMAModel
@@ -22,7 +21,7 @@ from pipeline.io import CnlabError, canonical, code_version, lock_folder, read_j
 from trainer.checkpoint import latest_checkpoint, read_state
 from trainer.config import TrainConfig
 from trainer.control import build_control, decoder_parameters
-from trainer.convergence import Convergence, detect, gap_curve
+from trainer.convergence import Convergence, convergence_of
 from trainer.data import Batches, Draw, Items, flip_safe, load_items
 from trainer.loop import Denoiser, Hooks, train
 from trainer.models import Prior, load_prior, model_fingerprint
@@ -163,20 +162,6 @@ class Watch:
         write_json(self.job.folder / CONVERGENCE, found.as_dict())
         patience = self.job.config.early_stop
         return bool(patience) and stops_early(step, patience, found, convergence_of(table[table["step"] < step]))
-
-
-def convergence_of(validation: pd.DataFrame) -> Convergence:
-    """The change-point of a validation table.
-
-    A net that does not start as the prior (Gaussian outputs, or trained before) has rows of an arm ``floor`` at step 0,
-    by how much the prior's own pictures obey the map; its own value there is no floor.
-    """
-    floors = validation.loc[validation["arm"] == "floor", "value"]
-    steps, values, errors, name = gap_curve(validation)
-    if len(floors) and name == "fidelity":
-        own = steps > 0
-        return detect(steps[own], values[own], None if errors is None else errors[own], floor=float(floors.iloc[0]))
-    return detect(steps, values, errors)
 
 
 def stops_early(step: int, patience: int, now: Convergence, before: Convergence) -> bool:

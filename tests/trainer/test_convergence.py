@@ -363,3 +363,37 @@ def test_the_figure_is_written_whole_with_a_mark_for_each_run(tmp_path: Path) ->
         assert (pixels == colour).all(-1).sum() > 200
     assert not (few == (0xD5, 0x5E, 0x00)).all(-1).any()
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["a.png", "b.png"]
+
+
+def test_verdict_on_runs_and_their_picture(tmp_path: Path) -> None:
+
+    from trainer.validate import COLUMNS
+    from trainer.verdict import VerdictConfig, verdict
+
+    rng = np.random.default_rng(0)
+    for name, rise in (("learns", 0.5), ("does-not", 0.0)):
+        rows = [
+            (
+                step,
+                step,
+                "fidelity",
+                "gap",
+                value := rise * (step > 120) + 0.01 * rng.normal(),
+                value - 0.02,
+                value + 0.02,
+                8,
+            )
+            for step in range(0, 400, 20)
+        ]
+        (tmp_path / name).mkdir()
+        pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(tmp_path / name / "validation.parquet")
+    runs = (tmp_path / "learns", tmp_path / "does-not")
+    lines = verdict(VerdictConfig(runs, tmp_path / "curves.png"))
+    assert lines[0].startswith("learns: converged suddenly at step 13")
+    assert lines[1].startswith("does-not: not converged")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 400
+    with pytest.raises(CnlabError, match=r"no validation\.parquet"):
+        verdict(VerdictConfig((tmp_path,)))
+    with pytest.raises(CnlabError, match="which runs"):
+        verdict(VerdictConfig(()))
