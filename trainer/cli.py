@@ -8,6 +8,7 @@ import tyro
 
 from pipeline.io import run_cli
 from trainer.config import TrainConfig
+from trainer.sweep.plan import SweepConfig
 from trainer.transfer import TransferConfig
 
 
@@ -21,6 +22,12 @@ def _run(config: TrainConfig) -> None:
     print(run_training(config))
 
 
+def _sweep(config: SweepConfig) -> None:
+    from trainer.sweep.run import run_sweep
+
+    print(run_sweep(config))
+
+
 def _transfer(config: TransferConfig) -> None:
     from trainer.transfer import transfer
 
@@ -28,7 +35,9 @@ def _transfer(config: TransferConfig) -> None:
 
 
 Command = (
-    Annotated[TrainConfig, tyro.conf.subcommand("run")] | Annotated[TransferConfig, tyro.conf.subcommand("transfer")]
+    Annotated[TrainConfig, tyro.conf.subcommand("run")]
+    | Annotated[SweepConfig, tyro.conf.subcommand("sweep")]
+    | Annotated[TransferConfig, tyro.conf.subcommand("transfer")]
 )
 
 
@@ -36,6 +45,8 @@ def _main() -> None:
     command = tyro.cli(Command, prog="cnlab-train", description="Triplets to a trained ControlNet, and that elsewhere.")
     if isinstance(command, TrainConfig):
         _run(command)
+    elif isinstance(command, SweepConfig):
+        _sweep(command)
     else:
         _transfer(command)
 
