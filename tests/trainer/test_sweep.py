@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from pipeline.dataset import Triplets
 from pipeline.io import CnlabError, read_json
 from trainer.config import TrainConfig
-from trainer.sweep import cost, run
+from trainer.sweep import cost, run, words
 from trainer.sweep.cost import Costs, forecast
 from trainer.sweep.fit import PowerLaw, estimate, fit_power_law
 from trainer.sweep.plan import SweepConfig, plan
@@ -135,6 +136,7 @@ def test_header_summary_and_report(swept: Path) -> None:
     assert summary["cost"]["ratio"] == pytest.approx(
         sum(r["seconds"] for r in header["runs"]) / sum(r["forecast_seconds"] for r in header["runs"])
     )
+    assert "not judged, 3 points" in (swept / "report.md").read_text()
     [measured] = header["costs"]
     assert all(measured[k] > 0 for k in ("step", "validation", "checkpoint", "checkpoint_bytes", "start"))
     assert measured["forecast_seconds"] == pytest.approx(sum(r["forecast_seconds"] for r in header["runs"]))
@@ -186,18 +188,26 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return called
 
 
-COSTS = Costs(3.0, 2.0, 0.5, 7.0, 11.0, 1000, 10, 100, 0)
+COSTS = Costs(3.0, 2.0, 0.5, 7.0, 11.0, checkpoint_bytes=1000, validation_bytes=10, cache_bytes=100, ready=0)
 
 
 def test_an_interrupted_sweep_trains_only_what_is_missing(
     config: SweepConfig, counted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(config, out=tmp_path, arms=("steps",), steps=2, recipe={**RECIPE, "fidelity_samples": "0"})
+    config = replace(
+        config,
+        out=tmp_path,
+        arms=("steps",),
+        sizes=("2,4,8",),
+        seeds=1,
+        steps=2,
+        recipe={**RECIPE, "fidelity_samples": "0"},
+    )
     names = [r.name for r in plan(config, "canny", 8)]
     real = run.run_training
 
     def interrupted(given: TrainConfig) -> Path:
-        if given.name == names[2]:
+        if given.name == names[1]:
             raise KeyboardInterrupt
         return real(given)
 
@@ -205,12 +215,12 @@ def test_an_interrupted_sweep_trains_only_what_is_missing(
         patch.setattr(run, "run_training", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_sweep(config)
-    assert counted == names[:2]
-    assert set(pd.read_parquet(tmp_path / "demo" / "sweep.parquet")["run"]) == set(names[:2])
+    assert counted == names[:1]
+    assert set(pd.read_parquet(tmp_path / "demo" / "sweep.parquet")["run"]) == set(names[:1])
     assert not (tmp_path / "demo" / "summary.json").exists()
     counted.clear()
     run_sweep(config)
-    assert counted == names[2:]
+    assert counted == names[1:]
     assert set(pd.read_parquet(tmp_path / "demo" / "sweep.parquet")["run"]) == set(names)
     assert (tmp_path / "demo" / "summary.json").exists()
 
@@ -218,7 +228,15 @@ def test_an_interrupted_sweep_trains_only_what_is_missing(
 def test_a_failed_run_is_recorded_and_the_others_go_on(
     config: SweepConfig, counted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(config, out=tmp_path, arms=("steps",), steps=1, recipe={**RECIPE, "fidelity_samples": "0"})
+    config = replace(
+        config,
+        out=tmp_path,
+        arms=("steps",),
+        sizes=("2,4,8",),
+        seeds=1,
+        steps=1,
+        recipe={**RECIPE, "fidelity_samples": "0"},
+    )
     names = [r.name for r in plan(config, "canny", 8)]
     real = run.run_training
 
@@ -229,11 +247,11 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "run_training", broken)
-        with pytest.raises(CnlabError, match=r"1 of 4 runs failed .*the loss is no number"):
+        with pytest.raises(CnlabError, match=r"1 of 3 runs failed .*the loss is no number"):
             run_sweep(config)
     folder = tmp_path / "demo"
     assert counted == [names[0], *names[2:]]
-    assert [r["status"] for r in read_json(folder / "sweep.json")["runs"]] == ["complete", "failed"] + ["complete"] * 2
+    assert [r["status"] for r in read_json(folder / "sweep.json")["runs"]] == ["complete", "failed", "complete"]
     assert "Incomplete" in (folder / "report.md").read_text()
     assert not (folder / "summary.json").exists()
     run_sweep(config)
@@ -250,6 +268,22 @@ def test_dry_run_forecasts_and_leaves_nothing(
     assert "| demo-n8-4steps-s0 | steps+epochs | 4 | 8 | 1 |" in said
     assert "total: " in said
     assert not list(tmp_path.iterdir())
+
+
+def test_cached_text_and_mirrored_latents_are_counted(config: SweepConfig, dataset: Path, tmp_path: Path) -> None:
+    triplets = Triplets(dataset)
+    config = replace(config, out=tmp_path, flip=True, engine=("text_cache",))
+    measured = cost.measure(plan(config, "canny", 8)[-1], triplets)
+    latents = 2 * 8 * 8 * 8  # bytes of mean and deviation: 8 channels of 8 x 8 halves
+    assert measured.cache_bytes == 2 * latents + 2 * 32 * 16  # mirrored too, and the text states of 32 tokens
+    assert measured.ready == 8
+    assert measured.encode > 0
+
+
+def test_a_run_shorter_than_its_warm_up_is_said(config: SweepConfig, tmp_path: Path) -> None:
+    runs = plan(replace(config, out=tmp_path, recipe={**RECIPE, "warmup": "3"}), "canny", 8)
+    said = words.forecast_text("demo", forecast(runs, COSTS), COSTS, 0)
+    assert "runs of 1 steps end within their warm-up of 3 steps" in said
 
 
 def test_nothing_starts_without_a_yes(
@@ -336,6 +370,15 @@ def panel(noise: float, seeds: int = 4, span: float = 0.2) -> pd.DataFrame:
     rng = np.random.default_rng(5)
     curve = 0.8 - span * (sizes / 20_000) ** -0.3
     return pd.DataFrame(curve + noise * rng.standard_normal((seeds, 4)), columns=sizes)
+
+
+def test_an_estimate_in_words() -> None:
+    found = estimate(panel(0.003), "steps", FIDELITY, target=0.65)
+    assert found.images is not None
+    rounded = f"{float(f'{found.images:.3g}'):,.0f}"
+    assert f"- equal steps: 0.650 takes {rounded} images [" in words.estimate_text(found.as_dict())
+    above = estimate(panel(0.003), "steps", FIDELITY, target=2.0).as_dict()
+    assert "2.000 lies above the fitted ceiling [no bound, no bound]" in words.estimate_text(above)
 
 
 def test_how_many_more_images_has_an_interval_or_a_reason() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.dataset import Triplets
 from trainer.cache import CHUNK
 from trainer.checkpoint import list_checkpoints, read_state
-from trainer.data import latent_cache, latent_moments
+from trainer.data import ENCODE_BATCH, latent_cache, latent_moments
 from trainer.loop import Hooks, train
 from trainer.models import load_prior, model_fingerprint
 from trainer.parallel import launched
@@ -37,12 +37,12 @@ class Costs:
 
     start: float  # s a run, before and beside its steps: loading of the models and held-out samples, first step
     step: float  # s an optimizer step
-    encode: float  # s an image whose latents are not cached
+    encode: float  # s an image whose latents (and text states) are not cached
     validation: float  # s a validation: held-out losses, pictures, fidelity
     checkpoint: float  # s a checkpoint
     checkpoint_bytes: int
     validation_bytes: int  # of its sample grid
-    latent_bytes: int  # an image, in the dataset's cache
+    cache_bytes: int  # an image, in the dataset's cache: latents, and text states where they are cached
     ready: int  # images
 
     def seconds(self, run: PlannedRun, done: int = 0, encoded: int = 0) -> float:
@@ -88,7 +88,7 @@ def forecast(runs: Iterable[PlannedRun], costs: Costs) -> list[Forecast]:
     for run in runs:
         done, new = steps_done(run.config.folder), max(run.size - ready, 0)
         ready = max(ready, run.size)
-        seconds, disk = costs.seconds(run, done, new), costs.disk(run) + new * costs.latent_bytes
+        seconds, disk = costs.seconds(run, done, new), costs.disk(run) + new * costs.cache_bytes
         found.append(Forecast(run, seconds, disk, done))
     return found
 
@@ -119,7 +119,7 @@ def measure(run: PlannedRun, triplets: Triplets) -> Costs:
         _ = job.trained
         loading = time.perf_counter() - began
 
-        encode, latent_bytes, ready = _encode(job, run.size)
+        encode, cache_bytes, ready = _encode(job, run.size)
         items = job.items("train", min(run.size, CHUNK))
         job.items("eval", min(config.fine.loss_samples, triplets.count("eval")))  # cached: paid once, not a run
         began = time.perf_counter()
@@ -140,7 +140,7 @@ def measure(run: PlannedRun, triplets: Triplets) -> Costs:
             checkpoint=checkpoint,
             checkpoint_bytes=_size(job.folder / "checkpoints"),
             validation_bytes=_size(job.folder / "samples"),
-            latent_bytes=latent_bytes,
+            cache_bytes=cache_bytes,
             ready=ready,
         )
 
@@ -159,6 +159,11 @@ def _encode(job: Job, wanted: int) -> tuple[float, int, int]:
         seconds += (time.perf_counter() - began) / made if made > 0 else 0.0
         size += 2 * int(np.prod(cache.shape))
         ready = min(ready, cache.ready)
+    if "text_cache" in job.config.engine:
+        texts = job.triplets.table("train", ["text"], min(wanted, ENCODE_BATCH))["text"].to_pylist()
+        ids = job.prior.tokenize(texts).to(job.device)
+        seconds += _timed(lambda: job.prior.encode_text(ids).cpu(), job.device) / len(texts)
+        size += 2 * job.prior.text_width
     return seconds, size, ready
 
 

@@ -63,18 +63,20 @@ def _panel(axes: Axes, table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], m
         seeds = final(table, arm, metric) * scale
         for at, size in zip(x, (r["subset_size"] for r in own), strict=True):
             values = seeds[size].dropna()
-            axes.plot([at] * len(values), values, marker, color=colour, markersize=3.5, alpha=0.45, markeredgewidth=0)
+            beside = at * APART ** (1.1 if i else -1.1)  # not under the bar
+            looks: dict[str, Any] = {"color": colour, "markersize": 4, "alpha": 0.6, "markeredgewidth": 0}
+            axes.plot([beside] * len(values), values, marker, **looks)
             points += values.tolist()
         bars: dict[str, Any] = {"capsize": 3.5, "elinewidth": 1.3, "capthick": 1.3}
         reach = [y - low, high - y]
-        looks: dict[str, Any] = {
+        mean: dict[str, Any] = {
             "color": colour,
             "marker": marker,
             "markersize": 6.5,
             "markeredgecolor": "white",
             "linewidth": 1.6,
         }
-        axes.errorbar(x, y, yerr=reach, label=ARM_TITLES[arm], **looks, **bars)
+        axes.errorbar(x, y, yerr=reach, label=ARM_TITLES[arm], **mean, **bars)
         ends += [v for v in (*low, *high) if np.isfinite(v)]
     room = ROOM * (max(points) - min(points) or 1.0)
     bottom, top = max(min(ends), min(points) - room), min(max(ends), max(points) + room)

@@ -88,7 +88,9 @@ def _train(sweep: Sweep, found: list[Forecast]) -> None:
             continue
         spent, planned = spent + seconds, planned + f.seconds
         rest = left * spent / planned
-        ahead = f"about {words.duration(rest)} left, done at {words.clock(rest)}" if left else "all trained"
+        ahead = (
+            f"about {words.duration(rest)} left, done at {words.clock(rest)}" if place < len(found) else "the last one"
+        )
         took = f"{words.duration(seconds)}, forecast {words.duration(f.seconds)}"
         print(f"[{place}/{len(found)}] {f.run.name}: {took}; {ahead}", flush=True)
 

@@ -136,18 +136,19 @@ def verdict(gain: Interval, level: float) -> str:
 
 
 def convergences(table: pd.DataFrame, arms: Sequence[str]) -> list[dict[str, Any]]:
-    """When nets began to follow their map: converged of runs, mean step of those, its interval where all converged."""
+    """When nets began to follow their map: converged of runs, mean step of those, its interval where all converged.
+
+    ``points``: of the shortest curve; the detector needs at least six.
+    """
     found = []
     for arm in arms:
         for size, column in final(table, arm, CONVERGENCE).items():
             there = column.dropna()
-            runs = int(
-                ((table["arm"] == arm) & (table["subset_size"] == size) & (table["metric"] == CONVERGENCE)).sum()
-            )
+            own = table[(table["arm"] == arm) & (table["subset_size"] == size) & (table["metric"] == CONVERGENCE)]
             nothing = Interval(float("nan"), float("nan"), float("nan"), 0)
             step = mean_interval(there) if len(there) else nothing
-            if len(there) < runs:  # the rest came later or never: an interval would leave them out
+            if len(there) < len(own):  # the rest came later or never: an interval would leave them out
                 step = step._replace(ci_low=float("nan"), ci_high=float("nan"))
-            row = {"arm": arm, "subset_size": int(str(size)), "converged": len(there), "runs": runs}
-            found.append({**row, **step._asdict()})
+            row = {"arm": arm, "subset_size": int(str(size)), "converged": len(there), "runs": len(own)}
+            found.append({**row, "points": int(own["n"].min()), **step._asdict()})
     return found

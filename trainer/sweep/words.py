@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline.io import format_size
+from trainer.convergence import FEWEST
 from trainer.sweep.cost import Costs, Forecast
 from trainer.sweep.stats import CONVERGENCE, FIDELITY, LOSS
 
@@ -57,6 +58,9 @@ def forecast_text(name: str, found: Sequence[Forecast], costs: Costs, complete: 
         for f in found
     ]  # fmt: skip
     seconds = sum(f.seconds for f in found)
+    short = sorted({f"{f.run.steps:,}" for f in found if f.run.steps < f.run.config.fine.warmup})
+    warmup = found[0].run.config.fine.warmup
+    note = f"note: runs of {', '.join(short)} steps end within their warm-up of {warmup} steps, below the peak rate"
     ready = f", {complete} runs are complete" if complete else ""
     return "\n".join(
         [
@@ -65,6 +69,7 @@ def forecast_text(name: str, found: Sequence[Forecast], costs: Costs, complete: 
             f"{costs.validation:.3g} s, checkpoint {costs.checkpoint:.3g} s ({disk(costs.checkpoint_bytes)}), "
             f"start {costs.start:.3g} s",
             table(["run", "arms", "steps", "images seen", "epochs", "time", "disk"], rows),
+            *([note] if short else []),
             f"total: {duration(seconds)}, {disk(sum(f.bytes for f in found))}; done at about {clock(seconds)}",
         ]
     )
@@ -79,6 +84,16 @@ def number(value: float, low: float, high: float, metric: str = "") -> str:
     return said if math.isnan(low) else f"{said} [{low * factor:.{digits}f}, {high * factor:.{digits}f}]"
 
 
+def _step(found: Mapping[str, Any]) -> str:
+    """``3 of 3: 240 [210, 270]``."""
+    if not found["converged"] and found["points"] < FEWEST:
+        return f"not judged, {found['points']} points"
+    said = f"{found['converged']} of {found['runs']}"
+    if not found["converged"]:
+        return said
+    return f"{said}: {number(found['value'], found['ci_low'], found['ci_high'], CONVERGENCE)}"
+
+
 def size_table(summary: Mapping[str, Any]) -> str:
     """A row an arm and size."""
     metrics = [m for m in (FIDELITY, LOSS) if any(r["metric"] == m for r in summary["sizes"])]
@@ -87,9 +102,7 @@ def size_table(summary: Mapping[str, Any]) -> str:
     for found in summary["convergence"]:
         arm, size = found["arm"], found["subset_size"]
         own = [cells[arm, size, m] for m in metrics]
-        step = f"{found['converged']} of {found['runs']}"
-        if found["converged"]:
-            step += f": {number(found['value'], found['ci_low'], found['ci_high'], CONVERGENCE)}"
+        step = _step(found)
         numbers = [number(r["value"], r["ci_low"], r["ci_high"], r["metric"]) for r in own]
         steps, epochs = f"{own[0]['steps']:,}", f"{own[0]['epochs']:.3g}"
         rows.append([ARM_TITLES[arm], format_size(size), steps, epochs, str(own[0]["n"]), *numbers, step])
@@ -116,14 +129,16 @@ def estimate_text(found: Mapping[str, Any]) -> str:
         return f"- {arm}: {found['reason']}."
 
     def images(value: Any) -> str:
-        return "no number" if value == "inf" or math.isinf(value) else f"{value:,.3g}"
+        if value == "inf" or math.isinf(value):
+            return "no bound"
+        return f"{float(f'{value:.3g}'):,.0f}"  # three digits
 
     ceiling = f"fitted ceiling {found['ceiling']:.3f}, exponent {found['exponent']:.2f}"
+    number_of = images(found["images"])
+    takes = "lies above the fitted ceiling" if number_of == "no bound" else f"takes {number_of} images"
     return (
-        f"- {arm}: to reach {found['target']:.3f} it takes {images(found['images'])} images "
-        f"[{images(found['ci_low'])}, {images(found['ci_high'])}] ({found['reason']}; {ceiling}; bootstrap over "
-        "seeds). "
-        "An extrapolation: it holds as far as the form does."
+        f"- {arm}: {found['target']:.3f} {takes} [{images(found['ci_low'])}, {images(found['ci_high'])}] "
+        f"({found['reason']}; {ceiling}; bootstrap over seeds). An extrapolation: it holds as far as the form does."
     )
 
 
