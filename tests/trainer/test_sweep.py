@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from scipy import stats
 
 from pipeline.dataset import Triplets
-from pipeline.io import CnlabError, read_json
+from pipeline.io import CnlabError, lock_folder, read_json
 from trainer.config import TrainConfig
 from trainer.sweep import cost, run, words
 from trainer.sweep.cost import Costs, forecast
@@ -173,6 +174,19 @@ def test_another_sweep_in_the_folder_is_refused(config: SweepConfig, swept: Path
         run_sweep(replace(config, lr=2e-3, dry_run=True))
 
 
+def test_json_has_no_nan(swept: Path) -> None:
+    for name in ("sweep.json", "summary.json"):
+        json.loads((swept / name).read_text(), parse_constant=pytest.fail)
+
+
+def test_one_process_at_a_time(config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lock_folder(tmp_path / "demo"), pytest.raises(CnlabError, match="in use by another process"):
+        run_sweep(replace(config, out=tmp_path))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CnlabError, match="without torchrun"):
+        run_sweep(replace(config, out=tmp_path))
+
+
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the runs that are trained; costs are not measured again."""
@@ -280,10 +294,14 @@ def test_cached_text_and_mirrored_latents_are_counted(config: SweepConfig, datas
     assert measured.encode > 0
 
 
-def test_a_run_shorter_than_its_warm_up_is_said(config: SweepConfig, tmp_path: Path) -> None:
-    runs = plan(replace(config, out=tmp_path, recipe={**RECIPE, "warmup": "3"}), "canny", 8)
-    said = words.forecast_text("demo", forecast(runs, COSTS), COSTS, 0)
-    assert "runs of 1 steps end within their warm-up of 3 steps" in said
+def test_plans_that_say_little_are_said(config: SweepConfig, tmp_path: Path) -> None:
+    def said(**options: object) -> str:
+        runs = plan(replace(config, out=tmp_path, **options), "canny", 1000)  # type: ignore[arg-type]
+        return words.forecast_text("demo", forecast(runs, COSTS), COSTS, 0)
+
+    assert "note" not in said(arms=("steps",))
+    assert "runs of 1 steps end within their warm-up of 3 steps" in said(recipe={**RECIPE, "warmup": "3"})
+    assert "size 100, 1k is not seen once within the steps given; --steps 500 sees" in said(sizes=("2,100,1k",))
 
 
 def test_nothing_starts_without_a_yes(

@@ -23,7 +23,7 @@ TITLES = {
     LOSS: "held-out loss, another's map less true (x1000)",
 }
 APART = 1.05  # factor by which the arms stand apart, so that bars do not cover each other
-ROOM = 0.6  # of the points' range that bars may reach beyond it before the frame cuts them
+ROOM = 0.35  # of the points' range that bars may reach beyond it before the frame cuts them
 
 
 def draw_curves(table: pd.DataFrame, summary: Mapping[str, Any], path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.io import format_size
 from trainer.convergence import FEWEST
 from trainer.sweep.cost import Costs, Forecast
+from trainer.sweep.plan import PlannedRun
 from trainer.sweep.stats import CONVERGENCE, FIDELITY, LOSS
 
 ARM_TITLES = {"steps": "equal steps", "epochs": "equal epochs"}
@@ -58,9 +59,6 @@ def forecast_text(name: str, found: Sequence[Forecast], costs: Costs, complete: 
         for f in found
     ]  # fmt: skip
     seconds = sum(f.seconds for f in found)
-    short = sorted({f"{f.run.steps:,}" for f in found if f.run.steps < f.run.config.fine.warmup})
-    warmup = found[0].run.config.fine.warmup
-    note = f"note: runs of {', '.join(short)} steps end within their warm-up of {warmup} steps, below the peak rate"
     ready = f", {complete} runs are complete" if complete else ""
     return "\n".join(
         [
@@ -69,10 +67,27 @@ def forecast_text(name: str, found: Sequence[Forecast], costs: Costs, complete: 
             f"{costs.validation:.3g} s, checkpoint {costs.checkpoint:.3g} s ({disk(costs.checkpoint_bytes)}), "
             f"start {costs.start:.3g} s",
             table(["run", "arms", "steps", "images seen", "epochs", "time", "disk"], rows),
-            *([note] if short else []),
+            *_notes([f.run for f in found]),
             f"total: {duration(seconds)}, {disk(sum(f.bytes for f in found))}; done at about {clock(seconds)}",
         ]
     )
+
+
+def _notes(runs: Sequence[PlannedRun]) -> list[str]:
+    """What makes a plan say less than its numbers promise."""
+    notes = []
+    warmup = runs[0].config.fine.warmup
+    short = sorted({run.steps for run in runs if run.steps < warmup})
+    if short:
+        steps = ", ".join(f"{n:,}" for n in short)
+        notes.append(f"note: runs of {steps} steps end within their warm-up of {warmup} steps, below the peak rate")
+    unseen = sorted({run.size for run in runs if run.images < run.size})
+    if unseen:
+        sizes, need = ", ".join(map(format_size, unseen)), -(-unseen[-1] // (runs[0].config.batch or 1))
+        notes.append(
+            f"note: size {sizes} is not seen once within the steps given; --steps {need} sees the largest once"
+        )
+    return notes
 
 
 def number(value: float, low: float, high: float, metric: str = "") -> str:
