@@ -301,7 +301,7 @@ def test_plans_that_say_little_are_said(config: SweepConfig, tmp_path: Path) -> 
 
     assert "note" not in said(arms=("steps",))
     assert "runs of 1 steps end within their warm-up of 3 steps" in said(recipe={**RECIPE, "warmup": "3"})
-    assert "size 100, 1k is not seen once within the steps given; --steps 500 sees" in said(sizes=("2,100,1k",))
+    assert "runs of size 100, 1k end before they have seen their subset once" in said(sizes=("2,100,1k",))
 
 
 def test_nothing_starts_without_a_yes(

@@ -83,10 +83,8 @@ def _notes(runs: Sequence[PlannedRun]) -> list[str]:
         notes.append(f"note: runs of {steps} steps end within their warm-up of {warmup} steps, below the peak rate")
     unseen = sorted({run.size for run in runs if run.images < run.size})
     if unseen:
-        sizes, need = ", ".join(map(format_size, unseen)), -(-unseen[-1] // (runs[0].config.batch or 1))
-        notes.append(
-            f"note: size {sizes} is not seen once within the steps given; --steps {need} sees the largest once"
-        )
+        sizes = ", ".join(map(format_size, unseen))
+        notes.append(f"note: runs of size {sizes} end before they have seen their subset once; give more --steps")
     return notes
 
 
