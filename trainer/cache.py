@@ -42,6 +42,11 @@ class RowCache:
     def _list(self) -> Path:
         return self.path.with_name(self.path.name + ".json")
 
+    @property
+    def ready(self) -> int:
+        """Rows that are there, by the list."""
+        return min(len(self._sums()) * CHUNK, self.total)
+
     def rows(self, count: int, make: Make) -> NDArray[np.float16]:
         """The first ``count`` rows, memory-mapped read-only, (count, *shape) float16."""
         self.path.parent.mkdir(parents=True, exist_ok=True)

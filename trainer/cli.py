@@ -9,6 +9,7 @@ import tyro
 from pipeline.io import run_cli
 from trainer.config import TrainConfig
 from trainer.export import ExportConfig, ImportConfig, export, import_file
+from trainer.sweep.plan import SweepConfig
 from trainer.transfer import TransferConfig, transfer
 from trainer.verdict import VerdictConfig, verdict
 
@@ -23,8 +24,15 @@ def _run(config: TrainConfig) -> None:
     print(run_training(config))
 
 
+def _sweep(config: SweepConfig) -> None:
+    from trainer.sweep.run import run_sweep
+
+    print(run_sweep(config))
+
+
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("run")]
+    | Annotated[SweepConfig, tyro.conf.subcommand("sweep")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[ImportConfig, tyro.conf.subcommand("import")]
     | Annotated[TransferConfig, tyro.conf.subcommand("transfer")]
@@ -36,6 +44,8 @@ def _main() -> None:
     command = tyro.cli(Command, prog="cnlab-train", description="Triplets to a trained ControlNet, and that elsewhere.")
     if isinstance(command, TrainConfig):
         _run(command)
+    elif isinstance(command, SweepConfig):
+        _sweep(command)
     elif isinstance(command, ExportConfig):
         print(export(command))
     elif isinstance(command, ImportConfig):

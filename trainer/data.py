@@ -49,6 +49,19 @@ def _moments(prior: Prior, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return torch.cat([posterior.mean, posterior.std], 1).cpu().numpy()
 
 
+def latent_cache(triplets: Triplets, split: str, prior: Prior, model: str, mirrored: bool = False) -> RowCache:
+    """Where `latent_moments` keeps what it computes."""
+    total, side = triplets.header["counts"][split], triplets.header["image_size"]
+    side //= 2 ** (len(prior.vae.config.block_out_channels) - 1)
+    label = fingerprint({"dataset": triplets.fingerprint, "model": model, "split": split, "mirrored": mirrored})[:16]
+    return RowCache(
+        triplets.folder / ".cache" / f"latents-{label}",
+        (2 * prior.vae.config.latent_channels, side, side),
+        total,
+        f"latents {split}{' mirrored' if mirrored else ''}",
+    )
+
+
 def latent_moments(
     triplets: Triplets, split: str, count: int, prior: Prior, model: str, mirrored: bool = False
 ) -> NDArray[np.float16]:
@@ -57,15 +70,6 @@ def latent_moments(
     Encoded once for (dataset, model) and kept in the dataset's ``.cache``; 64 KiB an image for SD 1.5 at 512 px.
     ``mirrored``: of the images turned left to right, which are not the mirrored latents.
     """
-    total, side = triplets.header["counts"][split], triplets.header["image_size"]
-    side //= 2 ** (len(prior.vae.config.block_out_channels) - 1)
-    label = fingerprint({"dataset": triplets.fingerprint, "model": model, "split": split, "mirrored": mirrored})[:16]
-    cache = RowCache(
-        triplets.folder / ".cache" / f"latents-{label}",
-        (2 * prior.vae.config.latent_channels, side, side),
-        total,
-        f"latents {split}{' mirrored' if mirrored else ''}",
-    )
 
     def make(first: int, end: int) -> NDArray[np.float32]:
         rows = triplets.rows(split, ["image"], first, end)["image"].to_pylist()
@@ -76,7 +80,7 @@ def latent_moments(
             [_moments(prior, images[i : i + ENCODE_BATCH]) for i in range(0, len(rows), ENCODE_BATCH)]
         )
 
-    return cache.rows(count, make)
+    return latent_cache(triplets, split, prior, model, mirrored).rows(count, make)
 
 
 def text_states(triplets: Triplets, split: str, count: int, prior: Prior, model: str) -> NDArray[np.float16]:

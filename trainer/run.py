@@ -190,7 +190,7 @@ def run_training(config: TrainConfig) -> Path:
                 if ranks.first:
                     print(f"{config.folder} is complete")
                 return config.folder
-            _speed(config, device)
+            set_speed(config, device)
             job = Job(config, triplets, load_prior(config.model, device), model, ranks, device, init, identity)
             _fit(job)
             if ranks.first:
@@ -226,7 +226,8 @@ def _claim(config: TrainConfig, triplets: Triplets, identity: dict[str, Any]) ->
     return False
 
 
-def _speed(config: TrainConfig, device: torch.device) -> None:
+def set_speed(config: TrainConfig, device: torch.device) -> None:
+    """Of the whole process: how matrix products and convolutions are computed."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
@@ -261,13 +262,14 @@ def _fit(job: Job) -> None:
     )
     try:
         if not ranks.agree(start >= config.steps, job.device):
-            train(_denoiser(job), job.prior, job.trained, job.batches(items, start), config, start, hooks)
+            train(build_denoiser(job), job.prior, job.trained, job.batches(items, start), config, start, hooks)
     finally:
         if recorder:
             recorder.close()
 
 
-def _denoiser(job: Job) -> nn.Module:
+def build_denoiser(job: Job) -> nn.Module:
+    """Prior and ControlNet as the loop takes them."""
     denoiser = Denoiser(job.prior.unet, job.control)
     if "compile" in job.config.engine:
         denoiser.compile()

@@ -1,0 +1,1 @@
+"""The dataset-size experiment as one object: nested subsets, several seeds, equal steps and equal epochs."""
