@@ -27,8 +27,9 @@ WARM = 0.2  # share of the steps left out of every rate: allocators, autotuning,
 class Clock:
     """Marks the end of each optimizer step while it is entered; on a GPU with events, so that nothing waits."""
 
-    def __init__(self) -> None:
-        self.cuda = torch.cuda.is_available()
+    def __init__(self, device: torch.device | None = None) -> None:
+        """``device`` of the program; None: a GPU where there is one."""
+        self.cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
         self.marks: list[Any] = []
 
     def __enter__(self) -> Clock:
@@ -49,7 +50,7 @@ class Clock:
         self.marks.append(event)
 
     def reading(self) -> Reading:
-        """``seconds``, one fewer than steps; on a GPU also ``device`` and, peaks in bytes, ``allocated`` and ``reserved``."""
+        """``seconds``, one fewer than steps; on a GPU its name and, in bytes, peak ``allocated`` and ``reserved``."""
         pairs = list(zip(self.marks, self.marks[1:], strict=False))
         if not self.cuda:
             return {"seconds": [b - a for a, b in pairs], "device": ""}

@@ -18,18 +18,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.loop import predict
 
-#: Dense peak, operations a second, of tensor cores without sparsity: (part of the device's name, bf16, tf32).
-#: Source: NVIDIA's data sheets of the A100 (2021), H100 and H200 (2024); SXM unless the name says PCIe.
+#: Dense peak, operations a second, without sparsity: (words of the device's name, bf16, tf32, fp32). Source: NVIDIA's
+#: data sheets of the A100, H100 and H200, whose figures with sparsity are halved; SXM unless the name says otherwise.
 PEAKS = (
-    ("H200", 989.4e12, 494.7e12),
-    ("H100 PCIe", 756e12, 378e12),
-    ("H100", 989.4e12, 494.7e12),
-    ("A100", 312e12, 156e12),
+    ("H200 NVL", 835.5e12, 417.5e12, 60e12),
+    ("H200", 989.5e12, 494.5e12, 67e12),
+    ("H100 NVL", 835.5e12, 417.5e12, 60e12),
+    ("H100 PCIe", 756e12, 378e12, 51e12),
+    ("H100", 989.5e12, 494.5e12, 67e12),
+    ("A100", 312e12, 156e12, 19.5e12),
 )
 
 
 def count(step: Callable[[], object]) -> int:
-    """Operations of ``step``; attention is computed in plain products meanwhile: a CPU's fused kernel goes uncounted."""
+    """Operations of ``step``; attention runs as plain products meanwhile: a CPU's fused kernel goes uncounted."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         step()
     return int(counter.get_total_flops())
@@ -40,7 +42,9 @@ def sd15_unet(**changes: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8, **changes})
 
 
-def denoising(unet: UNet2DConditionModel, control: ControlNetModel | None, size: int) -> Callable[[], object]:
+def denoising(
+    unet: UNet2DConditionModel, control: ControlNetModel | None, size: int, tokens: int = 77
+) -> Callable[[], object]:
     """Forward and backward of `trainer.loop.predict` for one image of ``size`` px, on the device of ``unet``.
 
     Trained is whatever requires gradients. For the meta device, where 512 px of SD 1.5 cost neither time nor memory.
@@ -49,17 +53,17 @@ def denoising(unet: UNet2DConditionModel, control: ControlNetModel | None, size:
     batch = {
         "noisy": torch.zeros((1, unet.config.in_channels, size // 8, size // 8), device=device),
         "t": torch.zeros(1, dtype=torch.int64, device=device),
-        "states": torch.zeros((1, 77, unet.config.cross_attention_dim), device=device),
+        "states": torch.zeros((1, tokens, unet.config.cross_attention_dim), device=device),
         "hint": torch.zeros((1, 3, size, size), device=device),
     }
     return lambda: predict(unet, control, batch).square().mean().backward()
 
 
 def known_peak(device: str, precision: str) -> float:
-    """Operations a second by the maker's data sheet; nan for devices and precisions that are not in the table."""
-    column = {"bf16": 1, "fp16": 1, "tf32": 2}.get(precision)
+    """Operations a second by the maker's data sheet; nan for devices that are not in the table."""
+    column = {"bf16": 1, "fp16": 1, "tf32": 2, "fp32": 3}[precision]
     found = [row for row in PEAKS if all(word in device for word in row[0].split())]
-    return float(found[0][column]) if found and column else float("nan")
+    return float(found[0][column]) if found else float("nan")
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32, side: int = 2048, repeats: int = 8) -> float:

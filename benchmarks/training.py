@@ -12,21 +12,15 @@ defaults. What the two do differently in a step is the point: the script encodes
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
 
 from benchmarks.clock import Reading, rate, steady
+from benchmarks.commands import ours, theirs
 from benchmarks.flops import count, matmul_peak
 from benchmarks.record import record, spread
 from pipeline.build import build
@@ -40,49 +34,7 @@ from trainer.parallel import Ranks
 from trainer.run import Job, _denoiser
 
 BATCH, SIZE, ROWS, THREADS, LR = 16, 128, 512, 2, 1e-3
-NEVER = "1000000"  # steps between checkpoints or validations
-
-
-def run(program: list[str], out: Path) -> Reading:
-    """One whole command under the clock; its reading, with ``wall`` seconds. Raises when it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.clock", str(out), *program], env=environment, capture_output=True, text=True
-    )
-    wall = time.perf_counter() - began
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(program)} failed:\n{done.stderr[-4000:]}")
-    reading: Reading = json.loads(out.read_text())
-    return {**reading, "wall": wall}
-
-
-def theirs(script: Path, model: str, init: Path, data: Path, scratch: Path, options: dict[str, Any]) -> Reading:
-    """The public script; ``options`` are further options of its command line, None for a switch."""
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    given = {
-        "pretrained_model_name_or_path": model, "controlnet_model_name_or_path": init, "train_data_dir": data,
-        "cache_dir": scratch / "cache", "output_dir": scratch / "out", "image_column": "image",
-        "conditioning_image_column": "conditioning_image", "caption_column": "text", "seed": 0,
-        "checkpointing_steps": NEVER, **options,
-    }  # fmt: skip
-    words = [str(word) for name, value in given.items() for word in (f"--{name}", value) if word is not None]
-    return run([str(script), *words], scratch / "clock.json")
-
-
-def ours(init: Path, data: Path, scratch: Path, options: dict[str, Any]) -> Reading:
-    """``cnlab-train run``, its latents encoded anew."""
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.rmtree(data / ".cache", ignore_errors=True)
-    scratch.mkdir(parents=True)
-    given = {
-        "dataset": data, "init": init, "out": scratch, "name": "run", "device": "cpu", "validate-every": NEVER,
-        "save-every": NEVER, **options,
-    }  # fmt: skip
-    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
-    recipe = ["--recipe", "loss_samples", "1", "fidelity_samples", "0"]
-    return run(["-m", "trainer.cli", "run", *words, *recipe], scratch / "clock.json")
+ENVIRONMENT = {"OMP_NUM_THREADS": str(THREADS)}
 
 
 def one_step(data: Path, init: Path) -> int:
@@ -120,8 +72,8 @@ def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: 
         readings: dict[str, list[Reading]] = {"theirs": [], "ours": []}
         peaks = []
         for _ in range(repeats):
-            readings["theirs"].append(theirs(script, model, init, data, root / "theirs", public))
-            readings["ours"].append(ours(init, data, root / "ours", own))
+            readings["theirs"].append(theirs(script, model, init, data, root / "theirs", public, ENVIRONMENT))
+            readings["ours"].append(ours(init, data, root / "ours", own, ENVIRONMENT))
             peaks.append(matmul_peak(torch.device("cpu")))
         operations = one_step(data, init)
     assert all(len(r["seconds"]) == steps - 1 for found in readings.values() for r in found)
