@@ -42,11 +42,13 @@ def spread(values: list[float]) -> str:
     return f"{middle:.3g} ({low:.3g} ... {high:.3g})"
 
 
-def record(what: str, value: str) -> None:
-    """Append one row."""
+def record(what: str, value: str, device: str = "") -> None:
+    """Append one row; ``device`` is a GPU's name."""
     if not RESULTS.exists():
         RESULTS.write_text(HEAD)
     host = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    if device:
+        host = f"{device}, {host}"
     command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}"
     row = f"| {what} | {value} | {host} | {datetime.now(UTC):%Y-%m-%d} | {code_version()['commit']} | `{command}` |\n"
     with RESULTS.open("a") as out:

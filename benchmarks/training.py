@@ -1,0 +1,107 @@
+"""The trainer against the public diffusers ControlNet script, on the CPU, with the shipped tabletop prior.
+
+    python -m benchmarks.training SCRIPT [--dataset FOLDER]
+
+SCRIPT is `examples/controlnet/train_controlnet.py` of the GitHub repository huggingface/diffusers, which is not part of
+this one; the recorded rows used commit 58eb52c0803e unchanged. Both programs start from the same ControlNet, read the
+same Parquet shards and take the same number of steps at the same batch, precision (fp32) and number of threads, in turn
+(theirs, ours, theirs, ...), each as a whole command from cold caches. The steady rate leaves out the first fifth of the
+steps; both are timed by `benchmarks.clock`. Neither validates or saves between steps; otherwise each runs at its
+defaults. What the two do differently in a step is the point: the script encodes images in every step, we once.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+import tyro
+
+from benchmarks.clock import Reading, rate, steady
+from benchmarks.commands import ours, theirs
+from benchmarks.flops import count, matmul_peak
+from benchmarks.record import record, spread
+from pipeline.build import build
+from pipeline.config import DatasetConfig
+from pipeline.dataset import Triplets
+from trainer.config import TrainConfig
+from trainer.control import build_control
+from trainer.loop import Hooks, train
+from trainer.models import load_prior, model_fingerprint, resolve_model
+from trainer.parallel import Ranks
+from trainer.run import Job, _denoiser
+
+BATCH, SIZE, ROWS, THREADS, LR = 16, 128, 512, 2, 1e-3
+ENVIRONMENT = {"OMP_NUM_THREADS": str(THREADS)}
+
+
+def one_step(data: Path, init: Path) -> int:
+    """Operations of one step, counted in the loop itself."""
+    triplets, model, cpu = Triplets(data), "tabletop", torch.device("cpu")
+    config = TrainConfig(dataset=data, init=str(init), batch=BATCH, steps=1, device="cpu").resolved(triplets.condition)
+    job = Job(config, triplets, load_prior(model, cpu), model_fingerprint(model), Ranks(), cpu)
+    batches = list(job.batches(job.items("train", None), 0))  # cached latents are no part of a step
+    hooks = Hooks(log=lambda *_: None, validate=lambda _: False, save=lambda _: None)
+    return count(lambda: train(_denoiser(job), job.prior, job.trained, batches, config, 0, hooks))
+
+
+def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: int = 40) -> None:
+    """Compare and record.
+
+    Args:
+        script: the public script.
+        dataset: a finished tabletop set of 128 px; left out, one of 512 samples is made first.
+        repeats: of each program, in turn.
+        steps: of each program.
+    """
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        made = DatasetConfig(size=str(ROWS), eval_size=16, image_size=SIZE, out=root, name="set")
+        data = dataset or made.folder
+        if dataset is None:
+            build(made)
+        init = root / "init"
+        prior = load_prior("tabletop", torch.device("cpu"))
+        build_control(prior.unet, (8, 16, 32, 64), 0, "gaussian").save_pretrained(init)
+        model = resolve_model("tabletop")
+        public = {"resolution": SIZE, "train_batch_size": BATCH, "max_train_steps": steps, "learning_rate": LR}
+        own = {"batch": BATCH, "steps": steps, "lr": LR}
+        readings: dict[str, list[Reading]] = {"theirs": [], "ours": []}
+        peaks = []
+        for _ in range(repeats):
+            readings["theirs"].append(theirs(script, model, init, data, root / "theirs", public, ENVIRONMENT))
+            readings["ours"].append(ours(init, data, root / "ours", own, ENVIRONMENT))
+            peaks.append(matmul_peak(torch.device("cpu")))
+        operations = one_step(data, init)
+    assert all(len(r["seconds"]) == steps - 1 for found in readings.values() for r in found)
+    report(readings, steps, operations, max(peaks))
+
+
+def report(readings: dict[str, list[Reading]], steps: int, operations: int, peak: float) -> None:
+    """Record the rows."""
+    rates = {name: [rate(reading, BATCH) for reading in found] for name, found in readings.items()}
+    walls = {name: [reading["wall"] for reading in found] for name, found in readings.items()}
+
+    def ratio(table: dict[str, list[float]], a: str, b: str) -> str:
+        return spread([x / y for x, y in zip(table[a], table[b], strict=True)])
+
+    setting = f"tabletop, batch {BATCH}, fp32, {THREADS} threads"
+    record(f"ControlNet training, {setting}: steady rate over diffusers' script", ratio(rates, "ours", "theirs"))
+    record(
+        f"the same, whole command of {steps} steps from cold caches, over diffusers'", ratio(walls, "theirs", "ours")
+    )
+    for name, label in (("theirs", "diffusers' script"), ("ours", "cnlab-train run")):
+        record(f"{label}, {setting}, steady images/s", spread(rates[name]))
+        record(f"{label}, whole command of {steps} steps, s", spread(walls[name]))
+    fast = [operations / statistics.median(steady(reading)) for reading in readings["ours"]]
+    record(f"training step, {setting}: GFLOP an image, GFLOP/s",
+           f"{operations / BATCH / 1e9:.3g}, {spread([f / 1e9 for f in fast])}")  # fmt: skip
+    record("the same as a share of the largest matmul rate of the same run", spread([f / peak for f in fast]))
+    record(f"fp32 matmul of 2048 x 2048, {THREADS} threads, GFLOP/s", f"{peak / 1e9:.3g}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

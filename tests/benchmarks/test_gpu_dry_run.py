@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from diffusers import ControlNetModel
+from torch import nn
+
+from benchmarks import gpu, record
+from benchmarks.clock import Clock, steady
+from benchmarks.flops import count, denoising, known_peak, matmul_peak, sd15_unet
+from benchmarks.random_models import TINY, write_triplets
+from trainer.control import decoder_parameters
+
+#: Stands for the public script: takes its options and steps an optimizer as often as it is told.
+STAND_IN = """
+import sys
+from pathlib import Path
+import torch
+from pyarrow import parquet
+words = sys.argv[1:]
+given = {w: words[i + 1] for i, w in enumerate(words) if w.startswith("--") and i + 1 < len(words)}
+(shard,) = Path(given["--train_data_dir"]).glob("*.parquet")
+columns = {given[f"--{name}_column"] for name in ("image", "conditioning_image", "caption")}
+assert columns == set(parquet.read_schema(shard).names)
+for folder in ("--pretrained_model_name_or_path", "--controlnet_model_name_or_path"):
+    assert any(Path(given[folder]).iterdir())
+if int(given["--train_batch_size"]) > 2:
+    raise torch.OutOfMemoryError("too large for the stand-in")
+weight = torch.nn.Parameter(torch.ones(1))
+optimizer = torch.optim.AdamW([weight])
+for _ in range(int(given["--max_train_steps"])):
+    weight.square().sum().backward()
+    optimizer.step()
+"""
+
+
+def test_a_dry_run_takes_every_path_and_records_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results.md")
+    # the compiler takes a minute on a CPU; that compiling computes the same is tested with the trainer
+    compiled: list[type] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self)))
+    gpu.main(script, dry_run=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("dry run: ")]
+    assert len(compiled) == 2
+    assert not (tmp_path / "results.md").exists()
+    said = "\n".join(lines)
+    cases = len(gpu.DRY.batches) + len(gpu.ENGINES) + 12
+    assert said.count("SD 1.5 at 512 px") == cases
+    assert said.count("ms a step") == 12
+    assert "out of memory" not in said
+    assert sum("ControlNet over" in line and "time" in line for line in lines) == 8
+    assert "defaults (fp32, batch 4): ran at batch 2" in said  # halved until it fitted
+    assert sum("cnlab-train over" in line for line in lines) == 3
+
+
+def test_the_public_library_reads_the_triplets(tmp_path: Path) -> None:
+    folder = write_triplets(tmp_path / "triplets", TINY, 18)
+    rows = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))["train"]
+    assert len(rows) == 18
+    assert rows[17]["image"].size == rows[17]["conditioning_image"].size == (64, 64)
+    assert rows[17]["text"] == rows[1]["text"] != rows[2]["text"]
+
+
+def test_out_of_memory_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = gpu.Bench(gpu.DRY, tmp_path, None, dry=True)
+
+    def full(_: gpu.Case) -> gpu.Reading:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(bench, "_train", full)
+    case = gpu.Case(4)
+    reading = bench.ours(case)
+    assert bench.told(reading, case) == "out of memory" == gpu.over(reading, {"seconds": [1.0]})
+    assert gpu.largest_that_fits(bench, case)["batch"] == 1
+
+
+def test_without_a_gpu_it_says_so() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit, match="--dry-run"):
+        gpu.main()
+
+
+@pytest.mark.parametrize(
+    ("method", "gflop"), [("ControlNet", 2265), ("full fine-tune", 2407), ("decoder fine-tune", 1885)]
+)
+def test_operations_of_sd15(method: str, gflop: int) -> None:
+    with torch.device("meta"):
+        unet = sd15_unet().requires_grad_(False)
+        control = ControlNetModel.from_unet(unet, load_weights_from_unet=False) if method == "ControlNet" else None
+    for parameter in decoder_parameters(unet) if method == "decoder fine-tune" else unet.parameters():
+        parameter.requires_grad_(method != "ControlNet")
+    assert count(denoising(unet, control, 512)) / 1e9 == pytest.approx(gflop, abs=0.5)
+
+
+def test_operations_of_attention_and_products() -> None:
+    a, q = torch.ones(3, 4), torch.ones(1, 2, 5, 8)
+    assert count(lambda: a @ a.T) == 2 * 3 * 4 * 3
+    assert count(lambda: nn.functional.scaled_dot_product_attention(q, q, q)) == 2 * (2 * 2 * 5 * 5 * 8)
+
+
+def test_peaks() -> None:
+    assert known_peak("NVIDIA H100 80GB HBM3", "bf16") == 989.5e12
+    assert known_peak("NVIDIA H100 PCIe", "bf16") == 756e12
+    assert math.isnan(known_peak("some CPU", "bf16"))
+    assert matmul_peak(torch.device("cpu"), side=64) > 0
+
+
+def test_the_clock_times_every_step_of_a_program(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, torch\nw = torch.nn.Parameter(torch.ones(1))\no = torch.optim.AdamW([w], fused=True)\n"
+        "for _ in range(int(sys.argv[1])):\n    w.sum().backward()\n    o.step()\nsys.exit(0)\n"
+    )
+    out = tmp_path / "clock.json"
+    subprocess.run([sys.executable, "-m", "benchmarks.clock", str(out), str(program), "6"], check=True)
+    from pipeline.io import read_json
+
+    assert len(read_json(out)["seconds"]) == 5
+    assert all(second > 0 for second in read_json(out)["seconds"])
+
+
+def test_the_clock_forgets_its_hook() -> None:
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.AdamW([weight])
+    step: Callable[[], object] = optimizer.step
+    weight.sum().backward()
+    with Clock(torch.device("cpu")) as clock:
+        for _ in range(4):
+            step()
+    step()
+    assert len(clock.marks) == 4
+    assert len(steady(clock.reading())) == 2
