@@ -1,7 +1,7 @@
 # Everything people type. `make` alone runs the main job on the embedded default: dataset, train, eval, study.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all dataset train eval study report prior test lint bench clean help
+.PHONY: all dataset train eval study sweep report prior test lint bench clean help
 .DEFAULT_GOAL := all
 
 SIZE      ?= 2k        # training samples; accepts 50k
@@ -14,7 +14,11 @@ WORKERS   ?= 2         # local Dask processes
 SCHEDULER ?=           # running Dask scheduler, e.g. tcp://host:8786
 IMAGES    ?= 128       # held-out samples to generate and score
 ITEMS     ?= 20        # pairs a user-study sheet shows
+SIZES     ?= 1k,5k,20k # subsets of a sweep, the largest last
+SEEDS     ?= 3         # training seeds of a sweep
+ARMS      ?= steps,epochs # arms of a sweep: equal steps, equal epochs
 ARGS      ?=           # further options of the stage, e.g. ARGS="--image-size 512"
+DIFFUSERS ?=           # diffusers' train_controlnet.py, to be measured against by make bench
 NAME      ?=           # name of dataset, run and study; empty: made from the options
 PYTHON    ?= python3
 
@@ -29,6 +33,9 @@ override WORKERS := $(strip $(WORKERS))
 override SCHEDULER := $(strip $(SCHEDULER))
 override IMAGES := $(strip $(IMAGES))
 override ITEMS := $(strip $(ITEMS))
+override SIZES := $(strip $(SIZES))
+override SEEDS := $(strip $(SEEDS))
+override ARMS := $(strip $(ARMS))
 override ARGS := $(strip $(ARGS))
 override NAME := $(strip $(NAME))
 
@@ -63,6 +70,17 @@ eval: $(READY) ## runs/NAME -> results/results.parquet, report.html (IMAGES)
 	@echo "== eval"
 	$(BIN)/cnlab-eval --run "runs/$(RUN)" --images $(IMAGES) $(ARGS)
 
+LARGEST = $(lastword $(subst $(comma), ,$(SIZES)))
+SWEPT   = $(or $(NAME),$(notdir $(lastword $(subst :, ,$(SOURCE))))-$(CONDITION)-$(LARGEST)-s$(SEED))
+comma  := ,
+
+sweep: $(READY) ## the dataset-size experiment, scored -> runs/sweep-NAME, results/ (SIZES, SEEDS, ARMS, STEPS)
+	$(MAKE) --no-print-directory dataset SIZE=$(LARGEST) NAME="$(SWEPT)" ARGS=
+	@echo "== sweep"
+	$(BIN)/cnlab-train sweep --dataset "data/$(SWEPT)" --sizes $(SIZES) --seeds $(SEEDS) --arms $(ARMS) \
+	  --model "$(MODEL)" --name "sweep-$(SWEPT)" $(if $(STEPS),--steps $(STEPS)) $(ARGS)
+	while read -r run; do $(BIN)/cnlab-eval --run "$$run" --images $(IMAGES) < /dev/null || exit; done < "runs/sweep-$(SWEPT)/runs.txt"
+
 report: $(READY) ## results/report.html from what results/ holds
 	$(BIN)/cnlab-eval --run "runs/$(RUN)" --report-only
 
@@ -83,8 +101,11 @@ lint: $(READY) ## formatter, linter, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## side-by-side timings, appended to benchmarks/RESULTS.md
+bench: $(READY) ## side-by-side timings, appended to benchmarks/RESULTS.md (DIFFUSERS: its train_controlnet.py)
 	$(BIN)/python -m benchmarks.tabletop
+	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python -m benchmarks.convergence
+	$(if $(DIFFUSERS),$(BIN)/python -m benchmarks.training $(DIFFUSERS))
 
 clean: ## remove data, runs, results, studies (not .venv)
 	rm -rf data runs results studies
