@@ -40,7 +40,7 @@ from trainer.control import decoder_parameters
 from trainer.loop import Batch, Hooks, predict, train
 from trainer.models import load_prior
 from trainer.parallel import Ranks
-from trainer.run import Job, _denoiser, _speed
+from trainer.run import Job, build_denoiser, set_speed
 from trainer.state import Trained
 
 Part = Literal["batches", "engines", "table", "compare"]
@@ -141,9 +141,9 @@ class Bench:
 
     def _train(self, case: Case) -> Reading:
         job = self.job(case)
-        _speed(job.config, self.device)
+        set_speed(job.config, self.device)
         if case.method == "ControlNet":
-            denoiser, trained = _denoiser(job), job.trained
+            denoiser, trained = build_denoiser(job), job.trained
         else:
             denoiser, trained = self._alone(case, job)
         items = make_items(self.prior, self.plan.shape, text_cache="text_cache" in case.engine)

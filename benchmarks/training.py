@@ -31,7 +31,7 @@ from trainer.control import build_control
 from trainer.loop import Hooks, train
 from trainer.models import load_prior, model_fingerprint, resolve_model
 from trainer.parallel import Ranks
-from trainer.run import Job, _denoiser
+from trainer.run import Job, build_denoiser
 
 BATCH, SIZE, ROWS, THREADS, LR = 16, 128, 512, 2, 1e-3
 ENVIRONMENT = {"OMP_NUM_THREADS": str(THREADS)}
@@ -44,7 +44,7 @@ def one_step(data: Path, init: Path) -> int:
     job = Job(config, triplets, load_prior(model, cpu), model_fingerprint(model), Ranks(), cpu)
     batches = list(job.batches(job.items("train", None), 0))  # cached latents are no part of a step
     hooks = Hooks(log=lambda *_: None, validate=lambda _: False, save=lambda _: None)
-    return count(lambda: train(_denoiser(job), job.prior, job.trained, batches, config, 0, hooks))
+    return count(lambda: train(build_denoiser(job), job.prior, job.trained, batches, config, 0, hooks))
 
 
 def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: int = 40) -> None:

@@ -77,8 +77,9 @@ class Forecast:
     done: int  # steps behind it
 
 
-def _times(steps: int, every: int, last: bool = True) -> int:
+def _times(steps: int, every: int | None, last: bool = True) -> int:
     """How often something is done that is due every so many steps and, with ``last``, at the end."""
+    assert every is not None  # a planned run's config is resolved
     return -(-steps // every) if last else steps // every
 
 
