@@ -76,7 +76,7 @@ class Plan:
 
 
 FULL = Plan(SD15, steps=64, batches=(4, 8, 16, 32, 64), middle=16, paper=4, repeats=3)
-DRY = Plan(TINY, steps=4, batches=(1, 2), middle=2, paper=1, repeats=1)
+DRY = Plan(TINY, steps=4, batches=(2,), middle=2, paper=1, repeats=1)
 ENGINES: tuple[tuple[Engine, ...], ...] = (
     (),
     ("channels_last",),
@@ -214,7 +214,7 @@ class Bench:
     @property
     def environment(self) -> dict[str, str]:
         """A dry run stays on the CPU wherever it is started."""
-        return {"CUDA_VISIBLE_DEVICES": ""} if self.dry else {}
+        return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} if self.dry else {}
 
     @contextmanager
     def elsewhere(self) -> Iterator[None]:

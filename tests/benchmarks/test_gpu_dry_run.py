@@ -41,6 +41,7 @@ for _ in range(int(given["--max_train_steps"])):
 """
 
 
+@pytest.mark.slow
 def test_a_dry_run_takes_every_path_and_records_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,7 +62,7 @@ def test_a_dry_run_takes_every_path_and_records_nothing(
     assert "out of memory" not in said
     assert sum("ControlNet over" in line and "time" in line for line in lines) == 8
     assert "defaults (fp32, batch 4): ran at batch 2" in said  # halved until it fitted
-    assert sum("cnlab-train over" in line for line in lines) == 3
+    assert sum("cnlab-train over" in line for line in lines) == 2
 
 
 def test_the_public_library_reads_the_triplets(tmp_path: Path) -> None:
