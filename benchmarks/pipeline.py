@@ -1,6 +1,7 @@
 """The dataset stage: against `datasets.map` with controlnet-aux, against its own kernels, and as it grows.
 
-    python -m benchmarks.pipeline photographs   # (a) and (b): 512 px and Canny from 1.4-megapixel JPEGs
+    python -m benchmarks.pipeline photographs   # (a): 512 px and Canny from 1.4-megapixel JPEGs, over datasets.map
+    python -m benchmarks.pipeline efficiency    # (b): the same build over its own kernels
     python -m benchmarks.pipeline growth        # (c) and (d): peak memory, time an image
     python -m benchmarks.pipeline overhead      # (e): Dask's share
 
@@ -196,41 +197,53 @@ def rounds(parts: dict[str, Callable[[], Rate]]) -> dict[str, list[Rate]]:
     return rates
 
 
-def photographs() -> None:
-    """(a) the ratio to `datasets.map`, (b) the share of the kernels' floor."""
+@contextlib.contextmanager
+def _places() -> Iterator[tuple[Path, Path]]:
+    """The photographs, and a folder to write to."""
     with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
-        photos = Path(os.environ.get("CNLAB_BENCH_PHOTOS") or root / "photos")
+        photos = Path(os.environ.get("CNLAB_BENCH_PHOTOS") or Path(place) / "photos")
         if not photos.is_dir():
             make_photos(photos)
+        yield photos, Path(place)
+
+
+def photographs() -> None:
+    """(a) the ratio to `datasets.map`."""
+    with _places() as (photos, root):
+        rates = rounds({"ours": lambda: ours(photos, root / "ours"), "theirs": lambda: theirs(photos, root / "theirs")})
+    n = f"{PHOTOS} photographs"
+    said = ratio(rates, "ours", "theirs")
+    record(f"512 px + Canny from {n} of 1.4 MP, screened and deduplicated, over datasets.map", said)
+    record(f"the same in CPU time of all processes, {n}", ratio(rates, "ours", "theirs", of="cpu"))
+    walls = spread([r.wall for r in rates["theirs"]])
+    record(f"datasets.map(num_proc=2) with CannyDetector, whole command, images/s, {n}", walls)
+
+
+def efficiency() -> None:
+    """(b) the share of what its kernels alone would do on as many cores."""
+    with _places() as (photos, root):
         rates = rounds(
             {
                 "floor": lambda: floor(photos, root / "floor"),
                 "ours": lambda: ours(photos, root / "ours"),
                 "both": lambda: both(photos, root / "both"),
-                "theirs": lambda: theirs(photos, root / "theirs"),
             }
         )
-
-    def ratio(a: str, b: str, scale: float = 1.0, of: str = "wall") -> str:
-        pairs = zip(rates[a], rates[b], strict=True)
-        return spread([scale * getattr(x, of) / getattr(y, of) for x, y in pairs])
-
     n = f"{PHOTOS} photographs"
-    record(f"512 px + Canny from {n} of 1.4 MP, screened and deduplicated, over datasets.map", ratio("ours", "theirs"))
-    record(f"the same in CPU time of all processes, {n}", ratio("ours", "theirs", of="cpu"))
-    for name, what in (
-        ("theirs", "datasets.map(num_proc=2) with CannyDetector, whole command"),
-        ("ours", "build with 2 workers, whole command"),
-        ("floor", "one core's kernels, screened and hashed"),
-    ):
-        record(f"{what}, images/s, {n}", spread([r.wall for r in rates[name]]))
-    record(f"whole build with 2 workers over twice one core's kernels, {n}", ratio("ours", "floor", 0.5))
-    record(f"two processes that share nothing over twice one core's kernels, {n}", ratio("both", "floor", 0.5))
-    record(f"whole build with 2 workers over two processes that share nothing, {n}", ratio("ours", "both"))
-    record(
-        f"CPU time of the kernels over that of the whole build, all processes, {n}", ratio("ours", "floor", of="cpu")
-    )
+    walls = {name: spread([r.wall for r in found]) for name, found in rates.items()}
+    record(f"build with 2 workers, whole command, images/s, {n}", walls["ours"])
+    record(f"one core's kernels, screened and hashed, images/s, {n}", walls["floor"])
+    record(f"whole build with 2 workers over twice one core's kernels, {n}", ratio(rates, "ours", "floor", 0.5))
+    record(f"two processes that share nothing over twice one core's kernels, {n}", ratio(rates, "both", "floor", 0.5))
+    record(f"whole build with 2 workers over two processes that share nothing, {n}", ratio(rates, "ours", "both"))
+    said = ratio(rates, "ours", "floor", of="cpu")
+    record(f"CPU time of the kernels over that of the whole build, all processes, {n}", said)
+
+
+def ratio(rates: dict[str, list[Rate]], a: str, b: str, scale: float = 1.0, of: str = "wall") -> str:
+    """Median and quartiles of the rounds' own ratios."""
+    pairs = zip(rates[a], rates[b], strict=True)
+    return spread([scale * getattr(x, of) / getattr(y, of) for x, y in pairs])
 
 
 class Peak:
@@ -314,7 +327,12 @@ def _blocks() -> list[Block]:
 
 def main() -> None:
     """The parts that are named, or all."""
-    parts: dict[str, Callable[[], None]] = {"photographs": photographs, "growth": growth, "overhead": overhead}
+    parts: dict[str, Callable[[], None]] = {
+        "photographs": photographs,
+        "efficiency": efficiency,
+        "growth": growth,
+        "overhead": overhead,
+    }
     name, *rest = sys.argv[1:] or [""]
     if name == "one":
         one(rest[0])
