@@ -65,7 +65,9 @@ def test_two_ranks_compute_what_one_does_and_resume(config: TrainConfig) -> None
     theirs = weights(two.folder)
     assert all(torch.allclose(v, theirs[k], atol=2e-5) for k, v in weights(one).items())
     tables = [pd.read_parquet(folder / "validation.parquet") for folder in (one, two.folder)]
-    assert np.allclose(tables[0]["value"], tables[1]["value"], rtol=1e-4)
+    losses = [table.loc[table["arm"] != "gap", "value"] for table in tables]  # a gap near zero has no relative accuracy
+    assert len(losses[0]) == 9
+    assert np.allclose(*losses, rtol=1e-4)
     again = launch(two, 2)
     assert "is complete" in again.stdout
     assert again.stdout.count("is complete") == 1  # only one rank speaks
