@@ -115,16 +115,16 @@ class Bench:
     def row(self, what: str, value: str) -> None:
         """Record, or only print when nothing was measured."""
         if self.dry:
-            print(f"dry run: {what}: {value}")
+            print(f"dry run of a tiny model: {what}: {value}")
         else:
             record(what, value, self.name)
 
     def job(self, case: Case) -> Job:
         """The trainer's own, without a dataset on disk."""
-        shape = self.plan.shape
+        shape, engine = self.plan.shape, tuple(e for e in case.engine if e != "compile")  # see _train
         config = TrainConfig(
             dataset=self.root, model=str(self.model), preset="sd", batch=case.batch, steps=self.plan.steps,
-            precision=case.precision, engine=case.engine, recipe={"hint": str(shape.hint)},
+            precision=case.precision, engine=engine, recipe={"hint": str(shape.hint)},
             validate_every=10**6, save_every=10**6, device=self.device.type,
         ).resolved()  # fmt: skip
         return Job(config, cast(Triplets, None), self.prior, "", Ranks(), self.device)
@@ -146,6 +146,8 @@ class Bench:
             denoiser, trained = build_denoiser(job), job.trained
         else:
             denoiser, trained = self._alone(case, job)
+        if "compile" in case.engine:  # as the trainer does; the compiler of CPU code takes minutes, tracing seconds
+            denoiser.compile(backend="eager" if self.dry else "inductor")
         items = make_items(self.prior, self.plan.shape, text_cache="text_cache" in case.engine)
         hooks = Hooks(log=lambda *_: None, validate=lambda _: False, save=lambda _: None)
         with Clock(self.device) as clock:
@@ -161,10 +163,7 @@ class Bench:
             unet.enable_gradient_checkpointing()
         optimizer = torch.optim.AdamW(params, lr=0.0, weight_decay=job.config.fine.weight_decay, fused=True)
         scaler = torch.amp.GradScaler(self.device.type, init_scale=1.0)
-        denoiser = Alone(unet)
-        if "compile" in case.engine:
-            denoiser.compile()
-        return denoiser, Trained(cast(ControlNetModel, None), unet, params, optimizer, scaler, None)
+        return Alone(unet), Trained(cast(ControlNetModel, None), unet, params, optimizer, scaler, None)
 
     @staticmethod
     def _trainable(unet: UNet2DConditionModel, method: Method) -> list[nn.Parameter]:
@@ -179,8 +178,8 @@ class Bench:
         self.prior.unet.disable_gradient_checkpointing()
         self.prior.unet.zero_grad(set_to_none=True)
         torch._dynamo.reset()
-        gc.collect()
         if self.device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
 
     def _count(self, method: Method) -> int:
