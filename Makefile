@@ -93,7 +93,7 @@ prior: $(READY) ## train the shipped tabletop models from nothing (hours)
 	$(BIN)/python -m evaluation.prior_quality
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY) ## formatter, linter, types, layers
 	$(BIN)/ruff format --check .

@@ -40,11 +40,12 @@ from pipeline.config import DatasetConfig
 from pipeline.rows import Recipe
 from pipeline.shards import write_shard
 
-PHOTOS, SIZE, BLOCK, REPEATS = 2048, 512, 64, 3
+SIZE, BLOCK, REPEATS = 512, 64, 3
+RATIO, EFFICIENCY = 2048, 4096  # photographs: against datasets.map, which is slow, and against the kernels
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
-def make_photos(folder: Path, count: int = PHOTOS) -> None:
+def make_photos(folder: Path, count: int) -> None:
     """Write ``count`` JPEGs of 1365 x 1024 at quality 90, with captions beside them: crops, mirrored and turned."""
     from skimage import data
 
@@ -68,8 +69,14 @@ def make_photos(folder: Path, count: int = PHOTOS) -> None:
 
 def options(photos: Path) -> dict[str, Any]:
     """The build's options: every photograph is a candidate and is built, whichever split it falls in."""
-    return {"source": f"folder:{photos}", "size": str(PHOTOS), "eval_size": PHOTOS, "eval_share": 0.05,
+    n = count(photos)
+    return {"source": f"folder:{photos}", "size": str(n), "eval_size": n, "eval_share": 0.05,
             "image_size": SIZE, "block": BLOCK}  # fmt: skip
+
+
+def count(photos: Path) -> int:
+    """Number of photographs."""
+    return sum(1 for _ in photos.glob("*.jpg"))
 
 
 class Rate(NamedTuple):
@@ -84,16 +91,16 @@ def ours(photos: Path, out: Path) -> Rate:
     shutil.rmtree(out, ignore_errors=True)
     flags = [part for k, v in options(photos).items() for part in (f"--{k.replace('_', '-')}", str(v))]
     command = [sys.executable, "-m", "pipeline.cli", "build", *flags, "--out", str(out), "--name", "set"]
-    return whole(command)
+    return whole(command, count(photos))
 
 
 def theirs(photos: Path, out: Path) -> Rate:
     """The whole of `map_photos` in a process of its own."""
     shutil.rmtree(out, ignore_errors=True)
-    return whole([sys.executable, "-m", "benchmarks.pipeline", "map_photos", str(photos), str(out)])
+    return whole([sys.executable, "-m", "benchmarks.pipeline", "map_photos", str(photos), str(out)], count(photos))
 
 
-def whole(command: list[str]) -> Rate:
+def whole(command: list[str], images: int) -> Rate:
     """Of a command that must succeed, and of all it starts: orphans are adopted, and waited for."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -103,7 +110,7 @@ def whole(command: list[str]) -> Rate:
         while True:
             os.waitpid(-1, 0)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Rate(PHOTOS / wall, PHOTOS / (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
+    return Rate(images / wall, images / (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
 
 
 def map_photos(photos: Path, out: Path) -> None:
@@ -172,7 +179,8 @@ def _kernels(photos: Path, out: Path, parts: list[tuple[str, str]]) -> Rate:
         for part in parts
     ]
     times = [tuple(map(float, process.communicate()[0].split())) for process in started]
-    return Rate(PHOTOS / max(t[0] for t in times), PHOTOS / sum(t[1] for t in times))
+    images = count(photos)
+    return Rate(images / max(t[0] for t in times), images / sum(t[1] for t in times))
 
 
 @contextlib.contextmanager
@@ -198,20 +206,20 @@ def rounds(parts: dict[str, Callable[[], Rate]]) -> dict[str, list[Rate]]:
 
 
 @contextlib.contextmanager
-def _places() -> Iterator[tuple[Path, Path]]:
+def _places(images: int) -> Iterator[tuple[Path, Path]]:
     """The photographs, and a folder to write to."""
     with tempfile.TemporaryDirectory() as place:
-        photos = Path(os.environ.get("CNLAB_BENCH_PHOTOS") or Path(place) / "photos")
+        photos = Path(os.environ.get("CNLAB_BENCH_PHOTOS") or place) / f"photos-{images}"
         if not photos.is_dir():
-            make_photos(photos)
+            make_photos(photos, images)
         yield photos, Path(place)
 
 
 def photographs() -> None:
     """(a) the ratio to `datasets.map`."""
-    with _places() as (photos, root):
+    with _places(RATIO) as (photos, root):
         rates = rounds({"ours": lambda: ours(photos, root / "ours"), "theirs": lambda: theirs(photos, root / "theirs")})
-    n = f"{PHOTOS} photographs"
+    n = f"{RATIO} photographs"
     said = ratio(rates, "ours", "theirs")
     record(f"512 px + Canny from {n} of 1.4 MP, screened and deduplicated, over datasets.map", said)
     record(f"the same in CPU time of all processes, {n}", ratio(rates, "ours", "theirs", of="cpu"))
@@ -221,7 +229,7 @@ def photographs() -> None:
 
 def efficiency() -> None:
     """(b) the share of what its kernels alone would do on as many cores."""
-    with _places() as (photos, root):
+    with _places(EFFICIENCY) as (photos, root):
         rates = rounds(
             {
                 "floor": lambda: floor(photos, root / "floor"),
@@ -229,7 +237,7 @@ def efficiency() -> None:
                 "both": lambda: both(photos, root / "both"),
             }
         )
-    n = f"{PHOTOS} photographs"
+    n = f"{EFFICIENCY} photographs"
     walls = {name: spread([r.wall for r in found]) for name, found in rates.items()}
     record(f"build with 2 workers, whole command, images/s, {n}", walls["ours"])
     record(f"one core's kernels, screened and hashed, images/s, {n}", walls["floor"])
