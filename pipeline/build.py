@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import threading
 from typing import Any
 
 from tqdm import tqdm
@@ -71,8 +69,6 @@ def build(config: DatasetConfig) -> dict[str, Any]:
         print(f"{folder}: {config.resolved_size} train + {config.eval_size} eval samples", flush=True)
         with open_pool(config) as pool:
             job = Job(config, identity, pool, Ledger(folder / LEDGER), Index(int(config.limits["duplicate_bits"])))
-            # what closes the build takes half a second to import: now, while this process has only to wait
-            threading.Thread(target=importlib.import_module, args=("pipeline.card",), daemon=True).start()
             if config.decontaminate:
                 _add_outside(pool, config, job.index)
             return seal(config, about, identity, job.run(splits), pool)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ class Job:
         """Build blocks until each split has its number of rows or no candidates are left; splits are judged in turn."""
         total = sum(min(s.wanted, sum(len(b.keys) for b in s.blocks)) for s in splits)
         with tqdm(total=total, desc="build", unit="img", mininterval=1) as bar:
+            self._send(splits)
+            import_module("pipeline.card")  # closes the build; half a second, now that workers have something to do
             while self._send(splits):
                 self._receive(self.pool.result(), {s.name: s for s in splits})
                 self._judge(splits)

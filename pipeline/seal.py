@@ -65,7 +65,7 @@ def seal(
             stray.unlink()
     for part in (_write_rejects_pages, _write_contact, _soft_leaks):
         pool.submit(part, folder, files, config.condition)
-    from pipeline.card import write_card  # `build` has imported it meanwhile
+    from pipeline.card import write_card  # imported by `Job.run` meanwhile
 
     header = {
         "format": FORMAT,
