@@ -17,6 +17,7 @@ from huggingface_hub import DatasetCardData
 from pipeline.inert import for_markdown
 from pipeline.io import atomic, format_size
 from pipeline.screen import FIGURES
+from pipeline.screen.limits import OFF
 
 BODY = """
 # {name}
@@ -180,7 +181,7 @@ def write_card(folder: Path, header: dict[str, Any]) -> None:
         taken=format_size(taken),
         rejects=markdown_table(["reason", "count"], [[k, str(n)] for k, n in header["rejects"].items()]),
         screen=about["screen"],
-        limits=", ".join(f"{k} {v:g}" for k, v in sorted(about["limits"].items())),
+        limits=", ".join(f"{k} {'off' if v == OFF.get(k) else f'{v:g}'}" for k, v in sorted(about["limits"].items())),
         parameters=_parameters(columns, conditions),
         leak=_leak(header),
         figures=_figures(columns),

@@ -40,7 +40,7 @@ class DatasetConfig:
     duplicates: Literal["auto", "on", "off"] = "auto"  # reject exact and near copies; auto: off for tabletop alone
     decontaminate: str = ""  # another source (e.g. folder:PATH): nothing like its images is taken
     safe_rate: float = 0.75  # share of soft maps that are quantised so that they cannot leak (ControlNet 1.1)
-    license: str = "unknown"  # of the images, for the card
+    license: str = "auto"  # of the images, for the card; auto: this package's for tabletop, else unknown
     dry_run: bool = False  # print the plan and stop
     resolved_size: int = field(default=0, init=False, repr=False)
 
@@ -52,6 +52,7 @@ class DatasetConfig:
             "eval_share": self.eval_share or EVAL_SHARE.get(self.kind, 0.1),
             "image_format": ("png" if tabletop else "jpeg") if self.image_format == "auto" else self.image_format,
             "screen": ("render" if tabletop else "default") if self.screen == "auto" else self.screen,
+            "license": ("apache-2.0" if tabletop else "unknown") if self.license == "auto" else self.license,
             "duplicates": ("off" if tabletop else "on") if self.duplicates == "auto" else self.duplicates,
         }.items():
             object.__setattr__(self, name, value)

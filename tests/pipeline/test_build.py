@@ -53,6 +53,18 @@ def test_one_and_two_workers_give_the_same_bytes(clean: Path, tmp_path: Path) ->
     }  # fmt: skip
 
 
+def test_card_names_the_licence_of_our_own_renders_and_the_thresholds_that_are_off(clean: Path) -> None:
+    from huggingface_hub import DatasetCard
+
+    card = DatasetCard.load(clean / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert "max_blur off, max_border off" in card.text
+    assert "min_map_share 0.001" in card.text
+    photographs = DatasetConfig(source="folder:photos", out=clean.parent)
+    assert photographs.license == "unknown"
+    assert DatasetConfig(license="cc0-1.0", out=clean.parent).license == "cc0-1.0"
+
+
 def test_datasets_streams_it(clean: Path) -> None:
     from datasets import load_dataset
 
