@@ -1,7 +1,7 @@
 # Everything people type. `make` alone runs the main job on the embedded default: dataset, train, eval, study.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all dataset train eval study sweep report prior test lint bench clean help
+.PHONY: all dataset train eval study sweep report prior test lint bench benchgpu clean help
 .DEFAULT_GOAL := all
 
 SIZE      ?= 2k        # training samples; accepts 50k
@@ -106,6 +106,9 @@ bench: $(READY) ## side-by-side timings, appended to benchmarks/RESULTS.md (DIFF
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.convergence
 	$(if $(DIFFUSERS),$(BIN)/python -m benchmarks.training $(DIFFUSERS))
+
+benchgpu: $(READY) ## everything that is asked of a GPU, appended likewise (DIFFUSERS; ARGS=--dry-run on a CPU)
+	$(BIN)/python -m benchmarks.gpu $(if $(DIFFUSERS),--script $(DIFFUSERS)) $(ARGS)
 
 clean: ## remove data, runs, results, studies (not .venv)
 	rm -rf data runs results studies
