@@ -9,29 +9,24 @@ after; the posterior of ``trainer.rise`` gives its interval. ``docs/convergence.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from pipeline.io import CnlabError, atomic
+from pipeline.io import CnlabError
 from trainer.rise import Cells, Posterior, candidates, midpoint_quantiles, posterior, weighted_median
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 METHOD = "posterior of the midpoint of one rise (Zellner-Siow prior, trainer.rise)"
 VERSION = 1
 FEWEST = 6  # points: two before, two after, and two for the noise
 SUDDEN = 3  # validation intervals that a sudden rise (10% to 90%) takes at most
 FIRST = 3  # points whose mean says whether a curve has risen before its first point
-#: Okabe and Ito's palette, told apart by colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 class Curve(NamedTuple):
@@ -267,55 +262,3 @@ def convergence_of(validation: pd.DataFrame) -> Convergence:
         own = steps > 0
         return detect(steps[own], values[own], None if errors is None else errors[own], floor=float(floors.iloc[0]))
     return detect(steps, values, errors)
-
-
-def draw(runs: Mapping[str, tuple[Curve, Convergence]], path: Path, ylabel: str | None = None) -> None:
-    """Curves with 95% bands, each with its step (diamond) and interval (bar), as one PNG at ``path``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for i, (label, (curve, found)) in enumerate(runs.items()):
-        draw_run(axes, curve, found, label, COLOURS[i % len(COLOURS)])
-    names = {curve.name for curve, _ in runs.values()}
-    words = {
-        "fidelity": "condition fidelity, true map minus another's",
-        "loss_gap": "held-out loss, another's map minus true",
-    }
-    axes.set_ylabel(ylabel or ", ".join(words.get(name, name) for name in sorted(names)), fontsize=9)
-    axes.set_xlabel("optimizer step", fontsize=9)
-    axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.tick_params(labelsize=8.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.01)
-    figure.legend(loc="outside upper left", ncols=2 if len(runs) > 1 else 1, frameon=False, fontsize=8.5)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-
-
-def draw_run(axes: Axes, curve: Curve, found: Convergence, label: str, colour: str) -> None:
-    """One run: its curve, band, and what was found, into ``axes``."""
-    said = "not converged"
-    if found.step is not None and found.interval is not None:
-        said = f"step {found.step:,} ({found.interval[0]:,} to {found.interval[1]:,})"
-        half = ((found.before or 0.0) + (found.after or 0.0)) / 2
-        reach = [[found.step - found.interval[0]], [found.interval[1] - found.step]]
-        axes.axvspan(*found.interval, color=colour, alpha=0.10, linewidth=0)
-        axes.axvline(found.step, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
-        mark: dict[str, Any] = {
-            "marker": "D",
-            "markersize": 5.5,
-            "markeredgecolor": "white",
-            "capsize": 3.5,
-            "elinewidth": 1.8,
-        }
-        axes.errorbar([found.step], [half], xerr=reach, color=colour, zorder=5, **mark)
-    axes.plot(
-        curve.steps, curve.values, color=colour, linewidth=1.4, marker="o", markersize=2.8, label=f"{label}: {said}"
-    )
-    if curve.errors is not None:
-        low, high = curve.values - 1.96 * curve.errors, curve.values + 1.96 * curve.errors
-        axes.fill_between(curve.steps, low, high, color=colour, alpha=0.15, linewidth=0)

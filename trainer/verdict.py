@@ -15,26 +15,33 @@ class VerdictConfig:
     """Say since when each run follows its map, or that it does not, and draw the curves."""
 
     runs: Positional[tuple[Path, ...]]  # runs/ID ..., finished or not
-    out: Path | None = None  # PNG with all curves; none: no picture
+    out: Path | None = None  # PNG with all curves, fidelity above loss; none: no picture
 
 
 def verdict(config: VerdictConfig) -> list[str]:
-    """A line a run, and the picture at ``config.out``. Raises CnlabError for a folder without validations."""
-    from trainer.convergence import convergence_of, draw, gap_curve
+    """A line a run, and the picture at ``config.out``: fidelity above, what the map is worth in loss below.
+
+    Raises CnlabError for a folder without validations.
+    """
+    from trainer.convergence import convergence_of, gap_curve
+    from trainer.curves import draw
     from trainer.recorder import read_validation
 
     if not config.runs:
         raise CnlabError("which runs? give their folders, e.g. runs/ID")
-    found = {}
+    found, losses = {}, {}
     for folder in config.runs:
         table = read_validation(folder)
         if not len(table):
             raise CnlabError(f"{folder} has no validation.parquet with rows; is it a run's folder?")
-        found[folder.resolve().name] = (gap_curve(table), convergence_of(table))
+        name = folder.resolve().name
+        found[name] = (gap_curve(table), convergence_of(table))
+        if found[name][0].name == "fidelity" and (table["metric"] == "loss").any():
+            losses[name] = gap_curve(table[table["metric"] == "loss"])
     if len(found) < len(config.runs):
         raise CnlabError("two of the runs have one name; rename a folder")
     if config.out is not None:
         if len({curve.name for curve, _ in found.values()}) > 1:
             raise CnlabError("some runs have fidelity and some only losses; draw them apart")
-        draw(found, config.out)
+        draw(found, config.out, losses=losses)
     return [f"{name}: {said.reason}" for name, (_, said) in found.items()]

@@ -10,7 +10,8 @@ from PIL import Image
 from scipy import integrate, stats
 
 from pipeline.io import CnlabError
-from trainer.convergence import Curve, detect, draw, gap_curve
+from trainer.convergence import Curve, detect, gap_curve
+from trainer.curves import draw
 from trainer.rise import EXPONENTIAL, REACH, candidates, independent_points, least_squares, log_bayes_factor, posterior
 
 STEPS = 100 * np.arange(1, 31)
@@ -393,6 +394,16 @@ def test_verdict_on_runs_and_their_picture(tmp_path: Path) -> None:
     assert lines[1].startswith("does-not: not converged")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 400
+        alone = picture.height
+    growth = 0.1 / (1 + np.exp(-(np.arange(0, 400, 20) - 130) / 5))  # 1e-12 at first: seen on a logarithmic scale alone
+    losses = [(s, s, "loss", "gap", g, g, g, 8) for s, g in zip(range(0, 400, 20), growth, strict=True)]
+    table = pd.concat([pd.read_parquet(runs[0] / "validation.parquet"), pd.DataFrame(losses, columns=list(COLUMNS))])
+    table.to_parquet(runs[0] / "validation.parquet")
+    assert verdict(VerdictConfig(runs, tmp_path / "both.png")) == lines
+    with Image.open(tmp_path / "both.png") as picture:
+        lower = np.asarray(picture.convert("RGB"))[picture.height * 2 // 3 :]
+        assert picture.height > 1.4 * alone
+        assert (lower == (0x00, 0x72, 0xB2)).all(-1).sum() > 200
     with pytest.raises(CnlabError, match=r"no validation\.parquet"):
         verdict(VerdictConfig((tmp_path,)))
     with pytest.raises(CnlabError, match="which runs"):
