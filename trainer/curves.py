@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.io import atomic
 from trainer.convergence import Convergence, Curve
 
@@ -28,8 +30,8 @@ def draw(
 ) -> None:
     """Curves with 95% bands, each with its step (diamond) and interval (bar), as one PNG at ``path``.
 
-    ``losses``: the same runs' gain in held-out loss, drawn below on a logarithmic scale, where the growth before a
-    sudden convergence shows; what is not positive is left out.
+    ``losses``: the same runs' gain in held-out loss (of the true map over another's), drawn below on a logarithmic
+    scale, where the growth before a sudden convergence shows; what is not positive is left out.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,7 +49,7 @@ def draw(
     axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)
     if losses:
         panels[1, 0].set_yscale("log")
-        panels[1, 0].set_ylabel(WORDS["loss_gap"], fontsize=9)
+        panels[1, 0].set_ylabel("gain in held-out loss", fontsize=9)
     panels[-1, 0].set_xlabel("optimizer step", fontsize=9)
     for panel in panels[:, 0]:
         panel.xaxis.set_major_formatter("{x:,.0f}")
@@ -60,9 +62,9 @@ def draw(
 
 
 def draw_growth(axes: Axes, curve: Curve, found: Convergence, colour: str) -> None:
-    """One run's positive values and where it was found to converge."""
-    positive = curve.values > 0
-    axes.plot(curve.steps[positive], curve.values[positive], color=colour, linewidth=1.2, marker="o", markersize=2.8)
+    """One run's positive values, and where it was found to converge."""
+    positive = np.where(curve.values > 0, curve.values, np.nan)  # a gap in the line
+    axes.plot(curve.steps, positive, color=colour, linewidth=1.2, marker="o", markersize=2.8)
     if found.step is not None:
         axes.axvline(found.step, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
 
