@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation.images import Pictures, write_picture
-from pipeline.io import CnlabError, atomic, canonical, write_json
+from pipeline.io import CnlabError, atomic, canonical, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,8 @@ def draw_run(work: Evaluation) -> Path:
             write_picture(folder / files[-1][1], _shrink(pictures[i]))
         tiles.append({"key": work.samples.keys[i], "text": work.samples.texts[i], "files": files})
     write_picture(folder / "grid.png", grid(columns))
-    curves = draw_curves(work.run, folder / "curves.png")
+    found = convergence_of(work.run)
+    curves = draw_curves(work.run, folder / "curves.png", found)
     # a report is handed on: names, no places
     summary = {k: v for k, v in work.run.summary.items() if k != "dataset_path"} | {"model": Path(work.run.model).name}
     recipe = {"arms": list(work.jobs), **next(iter(work.jobs.values()))["recipe"]}
@@ -64,6 +65,7 @@ def draw_run(work: Evaluation) -> Path:
         "judges": {"clip": work.judges.clip_id, "features": work.judges.extractor.name},
         "tiles": tiles,
         "curves": curves,
+        "verdict": say_convergence(found),
     }
     write_json(folder / INDEX, index)
     return folder
@@ -81,8 +83,23 @@ def grid(columns: dict[str, Pictures]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return sheet
 
 
-def draw_curves(run: Run, path: Path) -> bool:
-    """Held-out loss and fidelity by arm, and training loss; False when the run has neither file."""
+def convergence_of(run: Run) -> dict[str, Any]:
+    """The trainer's verdict on the run (``convergence.json``); empty where there is none."""
+    path = run.folder / "convergence.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def say_convergence(found: dict[str, Any]) -> str:
+    """The verdict in a line, with the interval of the step."""
+    reason, interval = str(found.get("reason", "")), found.get("interval")
+    return f"{reason}; 95 % interval {interval[0]} to {interval[1]}" if interval else reason
+
+
+def draw_curves(run: Run, path: Path, found: dict[str, Any] | None = None) -> bool:
+    """Held-out loss and fidelity by arm, and training loss; False when the run has neither file.
+
+    ``found``: `convergence_of`, whose step and interval are marked.
+    """
     import pandas as pd
 
     validation, log = run.folder / "validation.parquet", run.folder / "log.jsonl"
@@ -90,7 +107,9 @@ def draw_curves(run: Run, path: Path) -> bool:
     if validation.is_file():
         table = pd.read_parquet(validation)
         table = table[table["arm"] != "gap"]
-        drawn += [(table[table["metric"] == metric], partial(_plot_validation, metric)) for metric in TITLES]
+        drawn += [
+            (table[table["metric"] == metric], partial(_plot_validation, metric, found or {})) for metric in TITLES
+        ]
     if log.is_file():
         try:
             lines = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
@@ -160,13 +179,16 @@ def _figure(heights: list[float], width: float) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _plot_validation(metric: str, axis: Axes, frame: pd.DataFrame) -> None:
+def _plot_validation(metric: str, found: dict[str, Any], axis: Axes, frame: pd.DataFrame) -> None:
     colours = {"true": COLOURS["control"], "shuffled": COLOURS["shuffled"], "none": COLOURS["prior"]}
     for name, rows in frame.sort_values("step").groupby("arm"):
         arm = str(name)
         colour = colours.get(arm)
         axis.fill_between(rows.step, rows.ci_low, rows.ci_high, color=colour, alpha=0.15, linewidth=0)
         axis.plot(rows.step, rows.value, "o-", markersize=3, label=ARM_NAMES.get(arm, arm), color=colour)
+    if found.get("interval"):
+        axis.axvspan(*found["interval"], color="#555555", alpha=0.12, linewidth=0)
+        axis.axvline(found["step"], color="#555555", linewidth=1, linestyle="--", label="converged")
     axis.set(xlabel="step", ylabel=TITLES[metric][0], title=TITLES[metric][1])
     axis.legend(frameon=False)
 

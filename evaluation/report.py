@@ -61,6 +61,7 @@ def _run_section(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
     own = table[table.run.isin(names) & (table.condition == index["condition"])]
     metrics = list(dict.fromkeys(own.metric.sort_values()))
     return {
+        "verdict": "",  # of runs that were evaluated before it was told here
         **index,
         "names": names,
         "arms": [arm for arm in HEADINGS if any(arm_of(str(name)) == arm for name in own.run)],

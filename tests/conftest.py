@@ -195,6 +195,8 @@ def write_run(folder: Path, model: Path, dataset: Path, seed: int = 0) -> Path:
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     losses = [validation_rows(s, 8 * s, "loss", {"true": [1 / s, 2 / s], "none": [3 / s, 4 / s]}) for s in (5, 10)]
     pd.DataFrame([row for rows in losses for row in rows]).to_parquet(folder / "validation.parquet")
+    found = {"converged": True, "reason": "converged suddenly at step 7", "step": 7, "interval": [5, 9]}
+    write_json(folder / "convergence.json", found)
     write_json(folder / "summary.json", summary)
     return folder
 

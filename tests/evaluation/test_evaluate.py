@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,8 @@ import tyro
 
 from evaluation.cli import evaluate
 from evaluation.config import EvalConfig
-from evaluation.figures import arm_of
+from evaluation.data import open_run
+from evaluation.figures import arm_of, convergence_of, draw_curves, say_convergence
 from evaluation.report import write_report
 from evaluation.table import append_rows, read_results
 from evaluation.words import meanings, words
@@ -127,7 +129,8 @@ def test_the_report_is_one_offline_page(results: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
     assert not re.search(r'(src|href)="(?!data:image/png)', page)
     assert page.count("<figure") == 2
-    for text in ("canny F1 at 2 px, normalised", "real pictures (ceiling)", "run-mark-0", "This is not FID"):
+    verdict = "converged suddenly at step 7; 95 % interval 5 to 9."
+    for text in ("canny F1 at 2 px, normalised", "real pictures (ceiling)", "run-mark-0", "This is not FID", verdict):
         assert text in page
     assert (results / "figures" / "demo" / "grid.png").is_file()
     index = read_json(results / "figures" / "demo" / "figures.json")
@@ -142,6 +145,20 @@ def test_the_report_escapes_what_it_is_given(results: Path, tmp_path: Path) -> N
     page = write_report(copy).read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_curves_mark_where_the_run_converged(run_folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    run = open_run(run_folder)
+    found = convergence_of(run)
+    assert say_convergence({"reason": "not converged: too short", "interval": None}) == "not converged: too short"
+    assert convergence_of(replace(run, folder=tmp_path)) == {}
+    draw_curves(run, tmp_path / "marked.png", found)
+    draw_curves(run, tmp_path / "plain.png", {**found, "interval": None})
+    with Image.open(tmp_path / "marked.png") as marked, Image.open(tmp_path / "plain.png") as plain:
+        assert marked.size == plain.size
+        assert marked.tobytes() != plain.tobytes()
 
 
 def test_report_only_needs_nothing_but_results(results: Path, tmp_path: Path) -> None:
