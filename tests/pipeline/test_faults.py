@@ -58,7 +58,7 @@ def test_kills_of_the_build_each_resumed_to_the_same_bytes(tmp_path: Path) -> No
     assert sum(k["equal"] for k in kills) == PARENT_KILLS
     assert all(k["whole"] for k in kills)
     assert not any(k["left"] for k in kills)
-    assert len({k["shards"] for k in kills}) >= 2  # they came at different moments, six of them on any machine
+    assert len({k["shards"] for k in kills}) >= min(3, PARENT_KILLS // 3)  # they came at different moments
     assert report["shards"] >= 8
 
 

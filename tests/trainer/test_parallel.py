@@ -68,6 +68,7 @@ def test_two_ranks_compute_what_one_does_and_resume(config: TrainConfig) -> None
     losses = [table.loc[table["arm"] != "gap", "value"] for table in tables]  # a gap near zero has no relative accuracy
     assert len(losses[0]) == 9
     assert np.allclose(*losses, rtol=1e-4)
+    assert np.allclose(tables[0]["value"], tables[1]["value"], atol=2e-4)
     again = launch(two, 2)
     assert "is complete" in again.stdout
     assert again.stdout.count("is complete") == 1  # only one rank speaks

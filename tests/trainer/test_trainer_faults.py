@@ -29,4 +29,4 @@ def test_kills_at_random_moments_and_during_saves_cost_nothing(
     assert report["equal"] == {"losses": True, "weights": True, "validation": True}
     assert report["steps"] == STEPS
     assert sum(k["half_saved"] for k in kills) >= KILLS // 4
-    assert len({k["step"] for k in kills}) >= 2  # they came at different moments
+    assert len({k["step"] for k in kills}) >= min(3, KILLS // 3)  # they came at different moments
