@@ -45,15 +45,15 @@ RATIO, EFFICIENCY = 2048, 4096  # photographs: against datasets.map, which is sl
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
-def make_photos(folder: Path, count: int) -> None:
-    """Write ``count`` JPEGs of 1365 x 1024 at quality 90, with captions beside them: crops, mirrored and turned."""
+def make_photos(folder: Path, images: int) -> None:
+    """Write ``images`` JPEGs of 1365 x 1024 at quality 90, with captions beside them: crops, mirrored and turned."""
     from skimage import data
 
     sources = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
     rng = np.random.default_rng(0)
     pool = rng.normal(0, 1, (1280, 1707, 4)).astype(np.float32)  # grain: a window of it each, or this takes an hour
     folder.mkdir(parents=True)
-    for i in range(count):
+    for i in range(images):
         turn = i // len(sources) % 8
         source = Image.fromarray(np.rot90(sources[i % len(sources)][:, :: 1 if turn < 4 else -1], turn % 4))
         width = int(rng.uniform(0.5, 0.95) * min(source.width, source.height * 4 / 3))

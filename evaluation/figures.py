@@ -52,7 +52,7 @@ def draw_run(work: Evaluation) -> Path:
             write_picture(folder / files[-1][1], _shrink(pictures[i]))
         tiles.append({"key": work.samples.keys[i], "text": work.samples.texts[i], "files": files})
     write_picture(folder / "grid.png", grid(columns))
-    found = convergence_of(work.run)
+    found = read_verdict(work.run)
     curves = draw_curves(work.run, folder / "curves.png", found)
     # a report is handed on: names, no places
     summary = {k: v for k, v in work.run.summary.items() if k != "dataset_path"} | {"model": Path(work.run.model).name}
@@ -65,7 +65,7 @@ def draw_run(work: Evaluation) -> Path:
         "judges": {"clip": work.judges.clip_id, "features": work.judges.extractor.name},
         "tiles": tiles,
         "curves": curves,
-        "verdict": say_convergence(found),
+        "verdict": say_verdict(found),
     }
     write_json(folder / INDEX, index)
     return folder
@@ -83,22 +83,22 @@ def grid(columns: dict[str, Pictures]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return sheet
 
 
-def convergence_of(run: Run) -> dict[str, Any]:
+def read_verdict(run: Run) -> dict[str, Any]:
     """The trainer's verdict on the run (``convergence.json``); empty where there is none."""
     path = run.folder / "convergence.json"
     return read_json(path) if path.is_file() else {}
 
 
-def say_convergence(found: dict[str, Any]) -> str:
+def say_verdict(found: dict[str, Any]) -> str:
     """The verdict in a line, with the interval of the step."""
     reason, interval = str(found.get("reason", "")), found.get("interval")
     return f"{reason}; 95 % interval {interval[0]} to {interval[1]}" if interval else reason
 
 
-def draw_curves(run: Run, path: Path, found: dict[str, Any] | None = None) -> bool:
+def draw_curves(run: Run, path: Path, found: dict[str, Any]) -> bool:
     """Held-out loss and fidelity by arm, and training loss; False when the run has neither file.
 
-    ``found``: `convergence_of`, whose step and interval are marked.
+    ``found``: `read_verdict`, whose step and interval are marked.
     """
     import pandas as pd
 
@@ -107,9 +107,7 @@ def draw_curves(run: Run, path: Path, found: dict[str, Any] | None = None) -> bo
     if validation.is_file():
         table = pd.read_parquet(validation)
         table = table[table["arm"] != "gap"]
-        drawn += [
-            (table[table["metric"] == metric], partial(_plot_validation, metric, found or {})) for metric in TITLES
-        ]
+        drawn += [(table[table["metric"] == metric], partial(_plot_validation, metric, found)) for metric in TITLES]
     if log.is_file():
         try:
             lines = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset  # (read_table imports it at its first call, when everything waits for the card)
+import pyarrow.dataset  # read_table would import it at its first call, when everything waits for the card
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 

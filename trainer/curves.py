@@ -41,9 +41,10 @@ def draw(
     panels = figure.subplots(2 if losses else 1, squeeze=False, sharex=True, height_ratios=[3, 2] if losses else None)
     axes = panels[0, 0]
     for i, (label, (curve, found)) in enumerate(runs.items()):
-        draw_run(axes, curve, found, label, COLOURS[i % len(COLOURS)])
+        colour = COLOURS[i % len(COLOURS)]
+        draw_run(axes, curve, found, label, colour)
         if losses and label in losses:
-            draw_growth(panels[1, 0], losses[label], found, COLOURS[i % len(COLOURS)])
+            draw_growth(panels[1, 0], losses[label], found, colour)
     names = {curve.name for curve, _ in runs.values()}
     axes.set_ylabel(ylabel or ", ".join(WORDS.get(name, name) for name in sorted(names)), fontsize=9)
     axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)

@@ -35,9 +35,10 @@ def verdict(config: VerdictConfig) -> list[str]:
         if not len(table):
             raise CnlabError(f"{folder} has no validation.parquet with rows; is it a run's folder?")
         name = folder.resolve().name
-        found[name] = (gap_curve(table), convergence_of(table))
-        if found[name][0].name == "fidelity" and (table["metric"] == "loss").any():
-            losses[name] = gap_curve(table[table["metric"] == "loss"])
+        curve, loss = gap_curve(table), table[table["metric"] == "loss"]
+        found[name] = (curve, convergence_of(table))
+        if curve.name == "fidelity" and len(loss):
+            losses[name] = gap_curve(loss)
     if len(found) < len(config.runs):
         raise CnlabError("two of the runs have one name; rename a folder")
     if config.out is not None:

@@ -14,7 +14,7 @@ import tyro
 from evaluation.cli import evaluate
 from evaluation.config import EvalConfig
 from evaluation.data import open_run
-from evaluation.figures import arm_of, convergence_of, draw_curves, say_convergence
+from evaluation.figures import arm_of, draw_curves, read_verdict, say_verdict
 from evaluation.report import write_report
 from evaluation.table import append_rows, read_results
 from evaluation.words import meanings, words
@@ -151,9 +151,9 @@ def test_curves_mark_where_the_run_converged(run_folder: Path, tmp_path: Path) -
     from PIL import Image
 
     run = open_run(run_folder)
-    found = convergence_of(run)
-    assert say_convergence({"reason": "not converged: too short", "interval": None}) == "not converged: too short"
-    assert convergence_of(replace(run, folder=tmp_path)) == {}
+    found = read_verdict(run)
+    assert say_verdict({"reason": "not converged: too short", "interval": None}) == "not converged: too short"
+    assert read_verdict(replace(run, folder=tmp_path)) == {}
     draw_curves(run, tmp_path / "marked.png", found)
     draw_curves(run, tmp_path / "plain.png", {**found, "interval": None})
     with Image.open(tmp_path / "marked.png") as marked, Image.open(tmp_path / "plain.png") as plain:
