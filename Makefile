@@ -90,7 +90,7 @@ study: $(READY) ## blinded sheets, ControlNet against the prior alone -> studies
 
 prior: $(READY) ## train the shipped tabletop models from nothing (hours)
 	$(BIN)/python -m trainer.prior
-	$(BIN)/python -m evaluation.prior_quality
+	$(BIN)/python -m evaluation.prior.quality
 
 test: $(READY) ## the test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

@@ -23,13 +23,13 @@ from benchmarks.clock import Reading, rate, steady
 from benchmarks.commands import ours, theirs
 from benchmarks.flops import count, matmul_peak
 from benchmarks.record import record, spread
-from pipeline.build import build
+from pipeline.build.run import build
 from pipeline.config import DatasetConfig
-from pipeline.dataset import Triplets
+from pipeline.contract.dataset import Triplets
 from trainer.config import TrainConfig
-from trainer.control import build_control
 from trainer.loop import Hooks, train
-from trainer.models import load_prior, model_fingerprint, resolve_model
+from trainer.nets.control import build_control
+from trainer.nets.models import load_prior, model_fingerprint, resolve_model
 from trainer.parallel import Ranks
 from trainer.run import Job, build_denoiser
 

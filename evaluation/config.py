@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 Arm = Literal["control", "shuffled", "prior"]
 ARMS: tuple[Arm, ...] = ("control", "shuffled", "prior")

@@ -8,14 +8,17 @@ from functools import cached_property, partial
 from typing import Any
 
 from evaluation.config import EvalConfig, pick_device
-from evaluation.data import Run, Samples, load_samples, open_run
-from evaluation.features import Features, extract, inception_extractor, lite0_extractor
-from evaluation.generate import Painter, Recipe, folder_of, generate, identity, load_generated
-from evaluation.images import Pictures
-from evaluation.judge import Judges, Scores, edge_extractor, estimates, measure, normalised, to_rows
+from evaluation.generations import folder_of, generate, identity, load_generated
+from evaluation.judges.features import Features, extract, inception_extractor, lite0_extractor
 from evaluation.metrics.bootstrap import Estimate
-from evaluation.table import append_rows, read_results
-from pipeline.io import CnlabError, code_version, fingerprint
+from evaluation.pictures import Pictures
+from evaluation.results import append_rows, read_results
+from evaluation.sampling import Painter, Recipe
+from evaluation.scores import Judges, Scores, edge_extractor, estimates, measure, normalised, to_rows
+from evaluation.subjects import Samples, load_samples
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import code_version, fingerprint
+from trainer.run_folder import Run, open_run
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Evaluation:
 
     def painter(self, controlled: bool) -> Painter:
         """The pipeline with or without the ControlNet; a single one is kept in memory."""
-        from trainer.models import resolve_model
+        from trainer.nets.models import resolve_model
 
         self.judges.check()
         if controlled not in self.painters:
@@ -90,7 +93,7 @@ def dataset_of(config: EvalConfig, run: Run) -> Any:
 
 def prepare(config: EvalConfig) -> Evaluation:
     """Read run and dataset and work out what is to be done. Raises CnlabError for anything that does not fit."""
-    from trainer.models import resolve_clip
+    from trainer.nets.models import resolve_clip
 
     assert config.run is not None  # EvalConfig sees to it
     run = open_run(config.run)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.captions import GIVEN_CAPTIONS
-from pipeline.io import CnlabError, fingerprint, format_size, parse_size, sha256_file
+from pipeline.contract.dataset import FORMAT
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import fingerprint, sha256_file
+from pipeline.contract.sizes import format_size, parse_size
 from pipeline.screen.limits import PRESETS, resolve_limits
 
-FORMAT = 2  # of the folder's layout; raised when old folders can no longer be read
 EVAL_SHARE = {"tabletop": 1 / 32}  # a world is large; a folder of photographs is not
 RESERVED_SEEDS = 700_000  # from here on: worlds the shipped prior was trained and tested on
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.prior_quality import PriorQualityConfig, measure, write_cards
-from pipeline.io import read_json
-from trainer.models import load_prior
+from evaluation.prior.quality import PriorQualityConfig, measure, write_cards
+from pipeline.contract.files import read_json
+from trainer.nets.models import load_prior
 from trainer.prior import __main__ as recipe
 from trainer.prior import clip, unet, vae
 

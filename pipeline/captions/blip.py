@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from pipeline.captions.base import Picture
-from pipeline.models import device, loading
+from pipeline.contract.models import device, loading
 
 DEFAULT = "Salesforce/blip-image-captioning-base"
 MAX_TOKENS = 48

@@ -16,8 +16,9 @@ from PIL import Image
 
 from pipeline.captions.base import Picture
 from pipeline.captions.blip import Blip
-from pipeline.io import CnlabError, fingerprint, sha256_file
-from pipeline.models import device, loading
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import fingerprint, sha256_file
+from pipeline.contract.models import device, loading
 
 DEFAULT = "ViT-L-14/openai"  # the CLIP of SD 1.x, as clip-interrogator advises for it
 MODES = {"fast": "interrogate_fast", "classic": "interrogate_classic", "best": "interrogate"}

@@ -26,7 +26,7 @@ from pipeline.conditions.segment import Segment
 from pipeline.conditions.shuffle import Shuffle
 from pipeline.conditions.softedge import SoftEdge
 from pipeline.conditions.tile import Tile
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 __all__ = ["REGISTRY", "Condition", "Params", "get_condition", "weight_free"]
 

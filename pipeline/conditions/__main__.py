@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.conditions import get_condition, weight_free
 from pipeline.conditions.base import Params, Picture, safe_quantise, sample_rng
-from pipeline.io import CnlabError, atomic, run_cli
+from pipeline.contract.errors import CnlabError, run_cli
+from pipeline.contract.files import atomic
 
 SIDE, TILE, GAP, LABEL, COLUMNS = 512, 176, 8, 30, 6  # pixels of the maps, of a tile, between, below; tiles in a row
 Tile = tuple[str, str, Picture]  # name, parameters, (H, W) or (H, W, 3) uint8

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.conditions.base import Params, Picture
 from pipeline.conditions.weights import Weighted
-from pipeline.io import CnlabError
-from pipeline.models import device, loading
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.models import device, loading
 
 RESIZABLE = ("dpt", "depth_anything")  # model types that run at any multiple of their patch; others at their own size
 INVERSE = ("dpt", "depth_anything", "depth_pro")  # model types that give inverse depth,

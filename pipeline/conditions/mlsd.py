@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.conditions.base import Params, Picture, log_uniform
 from pipeline.conditions.lines import draw_segments
 from pipeline.conditions.weights import MULTIPLE, Weighted, at_resolution
-from pipeline.models import device, loading
+from pipeline.contract.models import device, loading
 
 
 class Mlsd(Weighted):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.conditions.base import Params, Picture
 from pipeline.conditions.weights import Weighted, annotate
-from pipeline.models import device, loading
+from pipeline.contract.models import device, loading
 
 
 class NormalBae(Weighted):

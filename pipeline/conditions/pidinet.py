@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.conditions.base import Params, Picture
 from pipeline.conditions.weights import Weighted, annotate
-from pipeline.models import device, loading
+from pipeline.contract.models import device, loading
 
 
 class PidiNet(Weighted):

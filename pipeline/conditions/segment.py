@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.conditions.base import Params, Picture
 from pipeline.conditions.weights import Weighted, at_resolution, resize
-from pipeline.io import CnlabError
-from pipeline.models import device, loading
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.models import device, loading
 
 
 class Segment(Weighted):

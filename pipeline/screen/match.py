@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.models import device, loading
+from pipeline.contract.models import device, loading
 
 
 class ClipMatch:

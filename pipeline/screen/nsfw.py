@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.io import CnlabError
-from pipeline.models import device, loading
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.models import device, loading
 
 
 class Nsfw:

@@ -12,7 +12,9 @@ from typing import Any
 
 import fsspec
 
-from pipeline.io import CnlabError, fingerprint, parse_size
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import fingerprint
+from pipeline.contract.sizes import parse_size
 from pipeline.sources.base import Raw, Rejected
 from pipeline.sources.decode import MAX_BYTES, decode
 from pipeline.sources.files import caption_in, facts_in, fitted_map

@@ -8,9 +8,9 @@ import skimage
 import torch
 from PIL import Image
 
-from evaluation.features import Extractor, extract, inception_extractor, lite0_extractor, resize
-from evaluation.lite0 import INPUT, _SameConv, load_lite0
-from pipeline.io import CnlabError
+from evaluation.judges.features import Extractor, extract, inception_extractor, lite0_extractor, resize
+from evaluation.judges.lite0 import INPUT, _SameConv, load_lite0
+from pipeline.contract.errors import CnlabError
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 

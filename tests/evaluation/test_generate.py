@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.data import Samples, derangement, file_of, load_samples, open_run, seed_of
-from evaluation.generate import Painter, Recipe, generate, identity, load_generated
-from evaluation.images import stack_images, to_uint8, write_picture
-from pipeline.io import CnlabError, read_json, write_json
+from evaluation.generations import file_of, generate, identity, load_generated
+from evaluation.pictures import stack_images, to_uint8, write_picture
+from evaluation.sampling import Painter, Recipe, seed_of
+from evaluation.subjects import Samples, derangement, load_samples
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json, write_json
+from trainer.run_folder import open_run
 
 PINNED_SEED = 1196646840847950019
 RECIPE = Recipe(steps=2, guidance=3.0)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.clip import load_clip
-from evaluation.data import Samples, load_samples
-from evaluation.features import Extractor
-from evaluation.judge import Judges, Scores, edge_extractor, edge_scores, estimates, measure, normalised, to_rows
+from evaluation.judges.clip import load_clip
+from evaluation.judges.features import Extractor
 from evaluation.metrics.clip_score import clip_scores
-from pipeline.io import CnlabError
+from evaluation.scores import Judges, Scores, edge_extractor, edge_scores, estimates, measure, normalised, to_rows
+from evaluation.subjects import Samples, load_samples
+from pipeline.contract.errors import CnlabError
 
 
 @pytest.fixture(scope="module")

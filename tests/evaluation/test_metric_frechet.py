@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evaluation.metrics.frechet import _Gram, frechet_distance, frechet_estimate
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 RNG = np.random.default_rng
 #: blobs(60, 50, 16) by `reference`: general eigenvalues in float64, numpy 2.4.6.

@@ -6,7 +6,7 @@ import pytest
 from evaluation.metrics.bootstrap import Estimate, group_jackknife, mean_interval, paired_difference
 from evaluation.metrics.clip_score import clip_scores
 from evaluation.metrics.normalised import normalised_score
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 RNG = np.random.default_rng
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evaluation.metrics.kernel import kernel_distance, kernel_estimate
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 RNG = np.random.default_rng
 

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from evaluation.table import COLUMNS, TYPES, append_rows, read_results
-from pipeline.io import CnlabError
+from evaluation.results import COLUMNS, TYPES, append_rows, read_results
+from pipeline.contract.errors import CnlabError
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.build import build
-from pipeline.cluster import PRELOAD
+from pipeline.build.pool import PRELOAD
+from pipeline.build.run import build
 from pipeline.config import DatasetConfig
-from pipeline.io import sha256_file
+from pipeline.contract.identity import sha256_file
 
 
 def config(out: Path) -> DatasetConfig:

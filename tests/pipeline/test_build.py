@@ -11,14 +11,15 @@ import pytest
 from photos import clean_photos
 from PIL import Image
 
-from pipeline.blocks import Block, build_block
-from pipeline.build import build
+from pipeline.build.blocks import Block, build_block
+from pipeline.build.run import build
+from pipeline.build.sample import Recipe
 from pipeline.conditions import get_condition
 from pipeline.config import DatasetConfig
-from pipeline.dataset import Triplets
-from pipeline.io import CnlabError, sha256_file
-from pipeline.rows import Recipe
-from pipeline.shards import decode_image
+from pipeline.contract.dataset import Triplets
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import sha256_file
+from pipeline.contract.pictures import decode_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*port.*already in use:UserWarning")
 

@@ -9,7 +9,7 @@ import torch
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
 from pipeline.captions import get_captioner
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 

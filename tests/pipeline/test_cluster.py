@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.blocks import Block, Built, build_block
-from pipeline.cluster import ENVIRONMENT, METHOD, Here, open_pool, stream
+from pipeline.build.blocks import Block, Built, build_block
+from pipeline.build.pool import ENVIRONMENT, METHOD, Here, open_pool, stream
+from pipeline.build.schedule import cut
 from pipeline.config import DatasetConfig
-from pipeline.job import cut
-from pipeline.seal import Shard
+from pipeline.contract.dataset import Shard
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*port.*already in use:UserWarning")
 
@@ -80,13 +80,13 @@ def surroundings(block: Block, config: DatasetConfig) -> dict[str, object]:
         "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
         "threads": cv2.getNumThreads(),
         "heavy": sorted(heavy & set(sys.modules)),
-        "from": sys.modules["pipeline.blocks"].__file__,
+        "from": sys.modules["pipeline.build.blocks"].__file__,
     }
 
 
 @pytest.mark.skipif(METHOD != "forkserver", reason="workers are spawned here")
 def test_workers_have_one_thread_keep_their_memory_and_import_nothing_heavy(tmp_path: Path) -> None:
-    import pipeline.blocks
+    import pipeline.build.blocks
 
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     config = DatasetConfig(out=tmp_path, image_size=64, workers=1)
@@ -97,5 +97,5 @@ def test_workers_have_one_thread_keep_their_memory_and_import_nothing_heavy(tmp_
     assert found["environment"] == ENVIRONMENT
     assert found["threads"] == 1
     assert found["heavy"] == []
-    assert found["from"] == pipeline.blocks.__file__
+    assert found["from"] == pipeline.build.blocks.__file__
     assert {name: os.environ.get(name) for name in ENVIRONMENT} == before

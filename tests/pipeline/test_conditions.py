@@ -13,8 +13,8 @@ from skimage import data
 from pipeline.conditions import REGISTRY, get_condition, weight_free
 from pipeline.conditions.__main__ import Sheet, draw_sheet, photograph, tiles
 from pipeline.conditions.base import FLIP_UNSAFE, safe_quantise, sample_rng
-from pipeline.io import CnlabError
-from pipeline.shards import decode_image, encode_png
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.pictures import decode_image, encode_png
 from pipeline.tabletop import render, sample_scene
 
 Picture = NDArray[np.uint8]

@@ -17,7 +17,7 @@ from pipeline.conditions.grey import LUMA
 from pipeline.conditions.inpaint import draw_mask, inpaint_mask
 from pipeline.conditions.normal import normals
 from pipeline.conditions.scribble import drop_short, thin_edges
-from pipeline.shards import decode_image, encode_png
+from pipeline.contract.pictures import decode_image, encode_png
 from pipeline.tabletop import render, sample_scene
 
 Picture = NDArray[np.uint8]

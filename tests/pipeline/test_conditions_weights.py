@@ -30,7 +30,7 @@ from pipeline.conditions import (
 )
 from pipeline.conditions.base import sample_rng
 from pipeline.conditions.weights import RESOLUTIONS, annotate
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 Picture = NDArray[np.uint8]
 NAMES = ["hed", "pidinet", "mlsd", "openpose", "depth", "normal", "normalbae", "segment"]

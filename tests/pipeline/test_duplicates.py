@@ -9,11 +9,11 @@ import pytest
 from photos import clean_photos
 from PIL import Image
 
-from pipeline.build import build
+from pipeline.build.run import build
 from pipeline.config import DatasetConfig
-from pipeline.dataset import Triplets
-from pipeline.duplicates import Index, Mark, judge, perceptual_hash, pixel_hash
-from pipeline.io import CnlabError
+from pipeline.contract.dataset import Triplets
+from pipeline.contract.errors import CnlabError
+from pipeline.screen.duplicates import Index, Mark, judge, perceptual_hash, pixel_hash
 from pipeline.screen.limits import PRESETS
 
 RADIUS = int(PRESETS["default"]["duplicate_bits"])

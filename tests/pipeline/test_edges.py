@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_f1_score
 
-from pipeline.edges import edge_f1
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
+from pipeline.fidelity import edge_f1
 
 
 def line(column: int, size: int = 12) -> np.ndarray:

@@ -17,9 +17,11 @@ import psutil
 import pytest
 
 import pipeline
-from pipeline.build import build
+from pipeline.build.run import build
 from pipeline.config import DatasetConfig
-from pipeline.io import CnlabError, lock_folder, sha256_file
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import lock_folder
+from pipeline.contract.identity import sha256_file
 
 # 20 of each take minutes; docs/log.md has the record of such a run
 PARENT_KILLS = int(os.environ.get("CNLAB_PARENT_KILLS", "6"))

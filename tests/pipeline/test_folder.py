@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 from pipeline.sources import Rejected, open_source
 
 

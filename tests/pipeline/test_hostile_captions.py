@@ -16,10 +16,10 @@ from markdown_it import MarkdownIt
 from photos import clean_photos
 from PIL import Image
 
-from pipeline.build import build
+from pipeline.build.run import build
 from pipeline.captions import clean_caption
 from pipeline.config import DatasetConfig
-from pipeline.inert import for_csv, for_html, for_markdown, for_terminal
+from pipeline.contract.text import for_csv, for_html, for_markdown, for_terminal
 
 HOSTILE = [
     "\x1b[31mred\x1b[0m alert",

@@ -6,17 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.io import (
-    CnlabError,
-    atomic,
-    check_fingerprint,
-    fingerprint,
-    format_size,
-    lock_folder,
-    parse_size,
-    read_json,
-    write_json,
-)
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import atomic, lock_folder, read_json, write_json
+from pipeline.contract.identity import check_fingerprint, fingerprint
+from pipeline.contract.sizes import format_size, parse_size
 
 
 @pytest.mark.parametrize(("text", "number"), [("50k", 50_000), ("2K", 2_000), ("1.5k", 1_500), ("7", 7), (200, 200)])
@@ -55,7 +48,7 @@ def test_foreign_and_damaged_headers(tmp_path: Path) -> None:
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from pipeline.io import lock_folder\n"
+        "from pathlib import Path; from pipeline.contract.errors import lock_folder\n"
         f"with lock_folder(Path({str(tmp_path)!r})): pass"
     )
     with lock_folder(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 from pipeline.screen.match import ClipMatch
 from pipeline.screen.nsfw import Nsfw
 from pipeline.tabletop import render, sample_scene
@@ -66,7 +66,7 @@ def test_judges_that_cannot_be_loaded_are_one_line(tmp_path: Path) -> None:
 def test_judges_screen_a_build(tmp_path: Path, clip_folder: Path) -> None:
     import pandas as pd
 
-    from pipeline.build import build
+    from pipeline.build.run import build
     from pipeline.config import DatasetConfig
 
     nsfw = classifier(tmp_path / "nsfw", {0: "normal", 1: "nsfw"})
@@ -89,7 +89,7 @@ def test_judges_screen_a_build(tmp_path: Path, clip_folder: Path) -> None:
 
 
 def test_weights_for_what_takes_none_are_refused(tmp_path: Path) -> None:
-    from pipeline.build import build
+    from pipeline.build.run import build
     from pipeline.config import DatasetConfig
 
     with pytest.raises(CnlabError, match="clipp"):

@@ -15,7 +15,7 @@ import pytest
 from photos import clean_photos
 from PIL import Image, ImageFilter
 
-from pipeline.io import read_json
+from pipeline.contract.files import read_json
 
 CLEAN, EACH = 220, 12
 

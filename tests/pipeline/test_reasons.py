@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from datasets import Features, Image, Value
 
-from pipeline.duplicates import Twin, reason_of
-from pipeline.screen import FIGURES
+from pipeline.contract.schema import FIGURES, shard_schema
+from pipeline.screen.duplicates import Twin, reason_of
 from pipeline.screen.limits import DEFAULT
-from pipeline.shards import shard_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 

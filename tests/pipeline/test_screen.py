@@ -11,12 +11,13 @@ from PIL import Image
 
 from pipeline.conditions import get_condition, weight_free
 from pipeline.conditions.base import Given, safe_quantise, sample_rng
-from pipeline.io import CnlabError
-from pipeline.screen import FIGURES, figures, screen_caption, screen_image, screen_map, screen_raw
-from pipeline.screen.images import blockiness, border_share
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.schema import FIGURES
+from pipeline.screen.captions import screen_caption
+from pipeline.screen.images import blockiness, border_share, figures, screen_image, screen_raw
 from pipeline.screen.leak import leak
 from pipeline.screen.limits import DEFAULT, PRESETS, resolve_limits
-from pipeline.screen.maps import alignment
+from pipeline.screen.maps import alignment, screen_map
 from pipeline.screen.thumbs import thumbnail
 from pipeline.sources.base import Raw, Rejected
 from pipeline.sources.tabletop import true_maps

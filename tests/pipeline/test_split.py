@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.split import is_eval, ranked
+from pipeline.build.split import is_eval, ranked
 
 keys = st.sets(st.text(max_size=12), max_size=60)
 

@@ -9,9 +9,9 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
-from pipeline.build import build
+from pipeline.build.run import build
 from pipeline.config import DatasetConfig
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 from pipeline.sources import Rejected, open_source
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import build
+from pipeline.build.run import build
+from pipeline.build.verify import VerifyConfig, damaged_files, verify
 from pipeline.config import DatasetConfig
-from pipeline.io import CnlabError, read_json, sha256_file
-from pipeline.verify import VerifyConfig, damaged_files, verify
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json
+from pipeline.contract.identity import sha256_file
 
 SHARDS = ["eval-00000.parquet", *(f"train-{i:05d}.parquet" for i in range(4))]
 

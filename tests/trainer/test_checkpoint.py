@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.io import CnlabError
-from trainer.checkpoint import (
+from pipeline.contract.errors import CnlabError
+from trainer.schedule import learning_rate
+from trainer.state.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
     load_optimizer,
@@ -16,7 +17,6 @@ from trainer.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from trainer.schedule import learning_rate
 
 
 def put(root: Path, step: int, keep: int = 2) -> Path:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 
-from pipeline.dataset import Triplets
-from trainer.control import build_control
-from trainer.data import load_items
+from pipeline.contract.dataset import Triplets
+from trainer.data.items import load_items
 from trainer.loop import predict
-from trainer.models import Prior, load_prior
-from trainer.validate import derangement, held_out_loss
+from trainer.nets.control import build_control
+from trainer.nets.models import Prior, load_prior
+from trainer.watch.validate import derangement, held_out_loss
 
 HINT = (8, 8, 8, 8)
 

@@ -9,10 +9,18 @@ import pytest
 from PIL import Image
 from scipy import integrate, stats
 
-from pipeline.io import CnlabError
-from trainer.convergence import Curve, detect, gap_curve
-from trainer.curves import draw
-from trainer.rise import EXPONENTIAL, REACH, candidates, independent_points, least_squares, log_bayes_factor, posterior
+from pipeline.contract.errors import CnlabError
+from trainer.convergence.curves import draw
+from trainer.convergence.detect import Curve, detect, gap_curve
+from trainer.convergence.rise import (
+    EXPONENTIAL,
+    REACH,
+    candidates,
+    independent_points,
+    least_squares,
+    log_bayes_factor,
+    posterior,
+)
 
 STEPS = 100 * np.arange(1, 31)
 
@@ -368,8 +376,8 @@ def test_the_figure_is_written_whole_with_a_mark_for_each_run(tmp_path: Path) ->
 
 def test_verdict_on_runs_and_their_picture(tmp_path: Path) -> None:
 
-    from trainer.validate import COLUMNS
-    from trainer.verdict import VerdictConfig, verdict
+    from trainer.convergence.verdict import VerdictConfig, verdict
+    from trainer.run_folder import COLUMNS
 
     rng = np.random.default_rng(0)
     for name, rise in (("learns", 0.5), ("does-not", 0.0)):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.dataset import Triplets
-from pipeline.io import CnlabError
-from trainer.cache import CHUNK, RowCache
-from trainer.data import Batches, Draw, Items, flip_safe, latent_moments, load_items
-from trainer.diffusion import min_snr_weights
-from trainer.models import Prior, load_prior
+from pipeline.contract.dataset import Triplets
+from pipeline.contract.errors import CnlabError
+from trainer.data.cache import CHUNK, RowCache
+from trainer.data.items import Batches, Draw, Items, flip_safe, latent_moments, load_items
+from trainer.nets.diffusion import min_snr_weights
+from trainer.nets.models import Prior, load_prior
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def test_values_that_float16_cannot_hold_are_refused(cache: RowCache) -> None:
 
 
 def test_moments_are_the_autoencoders_and_do_not_depend_on_the_count(dataset: Path, prior: Prior) -> None:
-    from pipeline.shards import decode_image
-    from trainer.data import to_model_range
+    from pipeline.contract.pictures import decode_image
+    from trainer.data.items import to_model_range
 
     triplets = Triplets(dataset)
     few = np.array(latent_moments(triplets, "train", 3, prior, "count"))

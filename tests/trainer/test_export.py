@@ -13,11 +13,11 @@ import torch
 from diffusers import ControlNetModel
 from safetensors.torch import load_file, save_file
 
-from pipeline.io import CnlabError
-from trainer.layout import known_fields, layout_of
-from trainer.layout_config import find_config
-from trainer.models import WEIGHTS
-from trainer.single_file import METADATA, from_single_file, to_single_file
+from pipeline.contract.errors import CnlabError
+from trainer.exchange.layout import known_fields, layout_of
+from trainer.exchange.layout_config import find_config
+from trainer.exchange.single_file import METADATA, from_single_file, to_single_file
+from trainer.nets.models import WEIGHTS
 
 Tensors = dict[str, torch.Tensor]
 

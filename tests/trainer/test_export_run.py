@@ -18,10 +18,11 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline.io import CnlabError, read_json, write_json
-from trainer import single_file
-from trainer.export import ExportConfig, ImportConfig, export, import_file
-from trainer.model_card import Facts, card_text, read_rows
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json, write_json
+from trainer.exchange import single_file
+from trainer.exchange.card import Facts, card_text, read_rows
+from trainer.exchange.export import ExportConfig, ImportConfig, export, import_file
 
 STEP = "checkpoints/step-0000010"
 CONTROL = {"_class_name": "ControlNetModel"}
@@ -255,7 +256,7 @@ def test_configs_need_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, trainer.export; assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    code = "import sys, trainer.exchange.export; assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from pipeline.tabletop import render, sample_scene
 from pipeline.tabletop.scene import COLORS, SHAPES
-from trainer.checkpoint import latest_checkpoint, load_tensors
-from trainer.models import WEIGHTS, load_prior
+from trainer.nets.models import WEIGHTS, load_prior
 from trainer.prior.clip import SWAPS, contrastive_loss, replaced, token_ids
 from trainer.prior.fit import FitConfig, batch_indices, fit
 from trainer.prior.models import TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
 from trainer.prior.renders import class_shares, renders
+from trainer.state.checkpoint import latest_checkpoint, load_tensors
 
 CAPTIONS = [sample_scene(5, i).caption for i in range(400)]
 
@@ -177,7 +177,7 @@ def test_shipped_weights_are_small_whole_and_without_pickles() -> None:
 
 
 def test_shipped_autoencoder_keeps_pictures() -> None:
-    from trainer.data import to_model_range
+    from trainer.data.items import to_model_range
 
     vae = load_prior("tabletop", torch.device("cpu")).vae
     x = to_model_range(np.stack([render(sample_scene(123, i)).image for i in range(4)]))

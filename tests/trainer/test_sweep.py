@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pipeline.dataset import Triplets
-from pipeline.io import CnlabError, lock_folder, read_json
+from pipeline.contract.dataset import Triplets
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import lock_folder, read_json
 from trainer.config import TrainConfig
 from trainer.sweep import cost, run, words
 from trainer.sweep.cost import Costs, forecast

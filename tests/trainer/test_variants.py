@@ -10,15 +10,16 @@ import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from evaluation.generate import Painter, Recipe
-from pipeline.io import CnlabError, read_json
+from evaluation.sampling import Painter, Recipe
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json
 from trainer.config import TrainConfig
-from trainer.control import build_control, decoder_parameters, load_control
-from trainer.lite import ControlNetLite
+from trainer.exchange.transfer import TransferConfig, transfer
 from trainer.loop import predict
-from trainer.models import load_prior
+from trainer.nets.control import build_control, decoder_parameters, load_control
+from trainer.nets.lite import ControlNetLite
+from trainer.nets.models import load_prior
 from trainer.run import run_training
-from trainer.transfer import TransferConfig, transfer
 
 HINT = (8, 8, 8, 8)
 VARIANTS = ("controlnet", "gaussian", "lite", "mlp", "only_mid")

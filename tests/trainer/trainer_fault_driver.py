@@ -17,10 +17,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from trainer.checkpoint import latest_checkpoint, list_checkpoints, load_tensors, read_state
 from trainer.config import TrainConfig
-from trainer.control import load_control
+from trainer.nets.control import load_control
 from trainer.run import run_training
+from trainer.state.checkpoint import latest_checkpoint, list_checkpoints, load_tensors, read_state
 
 STEPS = 60
 

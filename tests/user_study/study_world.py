@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, PngImagePlugin
 
-from pipeline.io import canonical, write_json
+from pipeline.contract.files import write_json
+from pipeline.contract.identity import canonical
 from user_study.config import Make
-from user_study.make import make_study
-from user_study.plan import digest
+from user_study.design.trials import digest
+from user_study.sheets.make import make_study
 
 SIZE = 16
 HOSTILE = (

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from study_world import RUN_A, World, answer, prefer
 
-from pipeline.io import CnlabError, read_json
-from user_study.analysis import analyse, analyse_study, report
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json
+from user_study.analysis.report import analyse, analyse_study, report
 from user_study.cli import run
 from user_study.config import Analyse, Import, Make
-from user_study.votes import COLUMNS, import_answers
+from user_study.votes.collect import COLUMNS, import_answers
 
 NAMES = {"a": "x", "b": "y"}
 

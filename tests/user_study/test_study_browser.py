@@ -16,7 +16,7 @@ import pytest
 from study_world import World
 
 from user_study.config import Import
-from user_study.votes import import_answers
+from user_study.votes.collect import import_answers
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH")]

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from study_world import RUN_A, RUN_B, World, answer, prefer, sealed
 
-from pipeline.io import CnlabError, read_json, write_json
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json, write_json
+from user_study.analysis.statistics import clopper_pearson
 from user_study.config import Import
-from user_study.statistics import clopper_pearson
-from user_study.votes import COLUMNS, import_answers
+from user_study.votes.collect import COLUMNS, import_answers
 
 
 def a_wins(_: dict[str, Any]) -> str:

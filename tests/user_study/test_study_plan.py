@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from user_study.plan import display_order, plan_sheet, shuffled
+from user_study.design.trials import display_order, plan_sheet, shuffled
 
 ITEMS = [f"i{n}" for n in range(20)]
 SPARE = ["s1", "s2"]

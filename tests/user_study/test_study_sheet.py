@@ -15,10 +15,12 @@ import pytest
 from PIL import Image
 from study_world import RUN_A, RUN_B, World, payload_of, png, write_side
 
-from pipeline.io import CnlabError, read_json, sha256_file, write_json
-from user_study.make import make_study
-from user_study.pictures import encode, load_side, scramble
-from user_study.sheet import clean_text, payload_text
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json, write_json
+from pipeline.contract.identity import sha256_file
+from user_study.sheets.make import make_study
+from user_study.sheets.page import clean_text, payload_text
+from user_study.sheets.pictures import encode, load_side, scramble
 
 URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
-from user_study import statistics as st
+from user_study.analysis import statistics as st
 
 
 @pytest.mark.parametrize(("wins", "n"), [(0, 10), (3, 10), (10, 10), (52, 100), (1, 2)])

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import tyro
 
-from pipeline.io import run_cli, write_json
+from pipeline.contract.errors import run_cli
+from pipeline.contract.files import write_json
 
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """Train tabletop-clip and tabletop-sd; `python -m evaluation.prior_quality` then measures them."""
+    """Train tabletop-clip and tabletop-sd; `python -m evaluation.prior.quality` then measures them."""
 
     work: Path = Path("prior-work")  # renders, caches, checkpoints: about 5 GB
     weights: Path = Path(__file__).parent / "weights"  # where the finished models go

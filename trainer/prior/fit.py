@@ -14,7 +14,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from trainer.checkpoint import (
+from trainer.data.items import Order
+from trainer.schedule import learning_rate
+from trainer.state.checkpoint import (
     latest_checkpoint,
     load_optimizer,
     load_tensors,
@@ -23,8 +25,6 @@ from trainer.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from trainer.data import Order
-from trainer.schedule import learning_rate
 
 #: (step, generator) -> loss and further figures to log; the generator is seeded from (seed, step).
 LossFunction = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]

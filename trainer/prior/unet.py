@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import trange
 from transformers import CLIPTextModel
 
-from trainer.diffusion import diffusion_target
+from trainer.nets.diffusion import diffusion_target
 from trainer.prior.fit import FitConfig, batch_indices, fit
 from trainer.prior.models import build_scheduler, build_unet
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipeline.io import atomic, format_size
+from pipeline.contract.files import atomic
+from pipeline.contract.sizes import format_size
 from trainer.sweep.stats import FIDELITY, LOSS, final
 from trainer.sweep.words import ARM_TITLES, SCALE
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.dataset import Triplets
-from pipeline.io import CnlabError, atomic, canonical, code_version, fingerprint, read_json, write_json
-from trainer.models import model_fingerprint
-from trainer.recorder import read_validation
-from trainer.run import CONVERGENCE, SUMMARY
+from pipeline.contract.dataset import Triplets
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import atomic, read_json, write_json
+from pipeline.contract.identity import canonical, code_version, fingerprint
+from trainer.nets.models import model_fingerprint
+from trainer.run_folder import CONVERGENCE, SUMMARY, read_validation
 from trainer.sweep.plan import PlannedRun, SweepConfig
 from trainer.sweep.stats import as_table, rows_of
 

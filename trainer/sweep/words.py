@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pipeline.io import format_size
-from trainer.convergence import FEWEST
+from pipeline.contract.sizes import format_size
+from trainer.convergence.detect import FEWEST
 from trainer.sweep.cost import Costs, Forecast
 from trainer.sweep.plan import PlannedRun
 from trainer.sweep.stats import CONVERGENCE, FIDELITY, LOSS
