@@ -19,7 +19,7 @@ KILLS = int(os.environ.get("CNLAB_TRAINER_KILLS", "6"))  # 20: recorded in docs/
 def test_kills_at_random_moments_and_during_saves_cost_nothing(
     dataset: Path, model_folder: Path, tmp_path: Path
 ) -> None:
-    driver = str(Path(__file__).with_name("trainer_fault_driver.py"))
+    driver = str(Path(__file__).with_name("training_kill_driver.py"))
     command = [sys.executable, driver, str(dataset), str(model_folder), str(tmp_path), str(KILLS), "11"]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-2000:]

@@ -47,7 +47,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def test_kills_of_the_build_each_resumed_to_the_same_bytes(tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("fault_driver.py")), str(tmp_path), str(PARENT_KILLS), "3"]
+    command = [sys.executable, str(Path(__file__).with_name("kill_driver.py")), str(tmp_path), str(PARENT_KILLS), "3"]
     here = {  # a script does not see the working folder
         **os.environ,
         "PYTHONPATH": str(Path(pipeline.__file__).parents[1]),

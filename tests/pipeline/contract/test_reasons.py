@@ -13,7 +13,7 @@ from pipeline.contract.schema import FIGURES, shard_schema
 from pipeline.screen.duplicates import Twin, reason_of
 from pipeline.screen.limits import DEFAULT
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def reasons_in_code() -> set[str]:

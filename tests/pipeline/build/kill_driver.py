@@ -1,6 +1,6 @@
 """Forks one child a kill from a process that has everything imported already, so that 20 kills take seconds.
 
-python tests/pipeline/fault_driver.py OUT POINTS SEED: prints a JSON list of what each kill left behind.
+python tests/pipeline/build/kill_driver.py OUT POINTS SEED: prints a JSON list of what each kill left behind.
 """
 
 from __future__ import annotations

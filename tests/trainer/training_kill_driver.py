@@ -1,6 +1,6 @@
 """Forks one child a kill from a process that has everything imported already, so that 20 kills take seconds.
 
-python tests/trainer/trainer_fault_driver.py DATASET MODEL OUT KILLS SEED: prints a JSON report of what was left behind.
+python tests/trainer/training_kill_driver.py DATASET MODEL OUT KILLS SEED: prints a JSON report of what was left behind.
 Every second kill waits for a checkpoint that is being written.
 """
 

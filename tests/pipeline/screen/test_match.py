@@ -12,7 +12,7 @@ from pipeline.screen.match import ClipMatch
 from pipeline.screen.nsfw import Nsfw
 from pipeline.tabletop import render, sample_scene
 
-SHIPPED = Path(__file__).resolve().parents[2] / "trainer" / "prior" / "weights" / "tabletop-clip"
+SHIPPED = Path(__file__).resolve().parents[3] / "trainer" / "prior" / "weights" / "tabletop-clip"
 
 
 def classifier(folder: Path, labels: dict[int, str]) -> Path:
