@@ -48,7 +48,7 @@ def test_foreign_and_damaged_headers(tmp_path: Path) -> None:
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from pipeline.contract.errors import lock_folder\n"
+        "from pathlib import Path; from pipeline.contract.files import lock_folder\n"
         f"with lock_folder(Path({str(tmp_path)!r})): pass"
     )
     with lock_folder(tmp_path):
