@@ -72,15 +72,3 @@ class EvalConfig:
     def generation_groups(self) -> tuple[int, ...]:
         """Numbers of the groups; each is the gen_seed of its rows."""
         return tuple(range(self.seed, self.seed + self.groups))
-
-
-def pick_device(name: str) -> str:
-    """``auto`` -> cuda where there is one; raises CnlabError for a device that is not there."""
-    import torch
-
-    there = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if there else "cpu"
-    if name.startswith("cuda") and not there:
-        raise CnlabError(f"--device {name}: no CUDA device is visible; use --device cpu")
-    return name

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.pictures import Pictures, read_picture, stack_images, write_picture
 from evaluation.sampling import seed_of
-from evaluation.subjects import Samples, derangement
+from evaluation.subjects import Samples
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder, read_json, write_json
 from pipeline.contract.identity import check_fingerprint, fingerprint, sha256_file
+from pipeline.contract.pictures import Pictures, read_picture, stack_images, write_picture
+from pipeline.fidelity import other_samples
 from trainer.run_folder import Run
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def generate(folder: Path, job: dict[str, Any], samples: Samples, batch: int, pa
         if not check_fingerprint(folder / REQUEST, mark):
             write_json(folder / REQUEST, {**job, "fingerprint": mark})
         shuffled = job["arm"] == "shuffled"
-        order = derangement(samples.keys) if shuffled else np.arange(len(samples))
+        order = other_samples(samples.keys) if shuffled else np.arange(len(samples))
         todo = [
             (i, group)
             for group in job["groups"]

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic
+from pipeline.contract.text import for_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +39,6 @@ COLUMNS = tuple(TYPES)
 #: A row replaces an older one that agrees in these.
 IDENTITY = ("run", "dataset", "metric", "step", "gen_seed", "split")
 REQUIRED = ("run", "dataset", "metric", "split", "value", "n")
-#: First characters that spreadsheets take for a formula (OWASP, "CSV Injection").
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LOCK_SECONDS = 60  # a rewrite takes far less, so waiting is better than failing
 
 
@@ -105,8 +104,4 @@ def _check(row: dict[str, Any]) -> None:
 def _tame(frame: pd.DataFrame) -> pd.DataFrame:
     """Text that a spreadsheet would run as a formula gets a leading quote; numbers are left alone."""
     text = [name for name, kind in TYPES.items() if kind == "string"]
-    return frame.assign(**{name: frame[name].map(_quote, na_action="ignore") for name in text})
-
-
-def _quote(cell: str) -> str:
-    return "'" + cell if cell.startswith(FORMULA) else cell
+    return frame.assign(**{name: frame[name].map(for_csv, na_action="ignore") for name in text})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.pictures import Pictures, to_uint8
+from pipeline.contract.pictures import Pictures, to_uint8
 
 if TYPE_CHECKING:
     from torch import Tensor

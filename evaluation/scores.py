@@ -10,20 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.judges.clip import Clip, load_clip
 from evaluation.judges.features import Extractor, Features, extract
 from evaluation.metrics.bootstrap import Estimate, mean_interval
 from evaluation.metrics.clip_score import clip_scores
 from evaluation.metrics.frechet import frechet_estimate
 from evaluation.metrics.kernel import kernel_estimate
 from evaluation.metrics.normalised import normalised_score
-from evaluation.pictures import Pictures
 from evaluation.subjects import Samples
+from pipeline.contract.clip import Clip, load_clip
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import sha256_file
-from pipeline.fidelity import fidelity
+from pipeline.contract.pictures import Pictures
+from pipeline.fidelity import MAIN_EDGES, MAIN_OTHER, annotator_of, fidelity
 
-RADII = (0, 2)  # px: ControlNet++'s strict measure, and one that forgives a line's own width
 VERSION = "1"
 
 
@@ -39,7 +38,7 @@ class Judges:
     @cached_property
     def clip(self) -> Clip:
         """The CLIP model."""
-        return load_clip(self.clip_name, self.device)
+        return load_clip(self.clip_name, self.device, "--clip")
 
     @cached_property
     def clip_id(self) -> str:
@@ -67,29 +66,14 @@ class Scores:
     """What was measured on N pictures: per-sample numbers and features."""
 
     clip: NDArray[np.float64]  # (N,)
-    edges: dict[float, NDArray[np.float64]]  # radius -> (N,); empty for a condition that is no edge map
+    fidelity: dict[str, NDArray[np.float64]]  # measure -> (N,); empty where it cannot be measured
     features: Features  # (N, D)
 
 
-def edge_extractor(samples: Samples) -> Any | None:
-    """What made the samples' maps if those are binary edges, else None: fidelity has no measure here."""
-    from pipeline.conditions import get_condition
-
-    if any(params.get("given") for params in samples.params):  # drawn elsewhere, by whatever rule
-        return None
-    try:
-        found = get_condition(samples.condition, weights=samples.weights)
-    except CnlabError:  # a map that only the source can make
-        return None
-    return found if found.binary else None
-
-
-def edge_scores(pictures: Pictures, samples: Samples) -> dict[float, NDArray[np.float64]]:
-    """`pipeline.fidelity.fidelity` to each sample's map; empty for a condition that is no edge map."""
-    extractor = edge_extractor(samples)
-    if extractor is None:
-        return {}
-    return fidelity(pictures, samples.maps, samples.params, extractor, RADII)
+def fidelity_scores(pictures: Pictures, samples: Samples) -> dict[str, NDArray[np.float64]]:
+    """`pipeline.fidelity.fidelity` to each sample's map; empty where it cannot be measured."""
+    annotator, _ = annotator_of(samples.condition, samples.params, samples.weights)
+    return {} if annotator is None else fidelity(pictures, samples.maps, samples.params, annotator)
 
 
 def measure(pictures: Pictures, samples: Samples, judges: Judges) -> Scores:
@@ -97,13 +81,13 @@ def measure(pictures: Pictures, samples: Samples, judges: Judges) -> Scores:
     if len(pictures) != len(samples):
         raise CnlabError(f"{len(pictures)} pictures for {len(samples)} samples")
     clip = clip_scores(judges.clip.images(pictures), judges.clip.texts(list(samples.texts)))
-    return Scores(clip, edge_scores(pictures, samples), extract(pictures, judges.extractor, judges.cache))
+    return Scores(clip, fidelity_scores(pictures, samples), extract(pictures, judges.extractor, judges.cache))
 
 
 def estimates(scores: Scores, condition: str, judges: Judges, reference: Features | None) -> dict[str, Estimate]:
     """Metric name -> value with interval. ``reference`` holds the features distances are taken to."""
     found = {"clip_score": mean_interval(scores.clip)}
-    found |= {f"{condition}_f1_{radius}px": mean_interval(values) for radius, values in scores.edges.items()}
+    found |= {f"{condition}_{measure}": mean_interval(values) for measure, values in scores.fidelity.items()}
     if reference is not None:
         frechet, kernel = judges.extractor.distance
         found[frechet] = frechet_estimate(scores.features, reference)
@@ -112,12 +96,12 @@ def estimates(scores: Scores, condition: str, judges: Judges, reference: Feature
 
 
 def normalised(control: Scores, shuffled: Scores, real: Scores, condition: str) -> dict[str, Estimate]:
-    """Edge F1 at 2 px on the scale from the wrong map (0) to the real pictures (1); empty where there is no scale."""
-    radius = RADII[-1]
-    if radius not in control.edges or real.edges[radius].mean() <= shuffled.edges[radius].mean():
+    """The main measure of fidelity from the wrong map (0) to the real pictures (1); empty where there is no scale."""
+    name = next((m for m in (MAIN_EDGES, MAIN_OTHER) if m in control.fidelity), "")
+    if not name or real.fidelity[name].mean() <= shuffled.fidelity[name].mean():
         return {}
-    name = f"{condition}_f1_{radius}px_normalised"
-    return {name: normalised_score(control.edges[radius], shuffled.edges[radius], real.edges[radius])}
+    value = normalised_score(control.fidelity[name], shuffled.fidelity[name], real.fidelity[name])
+    return {f"{condition}_{name}_normalised": value}
 
 
 def to_rows(found: dict[str, Estimate], judges: Judges, facts: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from evaluation.pictures import Pictures, stack_images
 from pipeline.contract.errors import CnlabError
+from pipeline.contract.pictures import Pictures, stack_images
 
 
 @dataclass(frozen=True)
@@ -58,16 +54,3 @@ def load_samples(folder: Path, condition: str, count: int, split: str = "eval") 
         stack_images([decode_image(row[condition]["bytes"]) for row in rows], f"{where}, {condition} maps"),
         tuple(json.loads(row[f"{condition}_params"]) for row in rows),
     )
-
-
-def derangement(keys: tuple[str, ...]) -> NDArray[np.intp]:
-    """Index of the sample whose map each sample gets in the shuffled arm: never its own.
-
-    One cycle through all samples in the order of a hash, hence a function of the set of keys alone.
-    """
-    if len(keys) < 2:
-        raise CnlabError("the shuffled arm needs at least two samples")
-    order = sorted(range(len(keys)), key=lambda i: hashlib.sha256(f"shuffle\0{keys[i]}".encode()).digest())
-    other = np.empty(len(keys), dtype=np.intp)
-    other[order] = np.roll(order, -1)
-    return other

@@ -25,7 +25,7 @@ from trainer.convergence.detect import Convergence, convergence_of
 from trainer.data.items import Batches, Draw, Items, flip_safe, load_items
 from trainer.loop import Denoiser, Hooks, train
 from trainer.nets.control import build_control, decoder_parameters
-from trainer.nets.models import Prior, load_prior, model_fingerprint
+from trainer.nets.models import Prior, load_prior, model_identity
 from trainer.parallel import Ranks, launched
 from trainer.run_folder import CONFIG, CONVERGENCE, SUMMARY, read_validation
 from trainer.state.checkpoint import latest_checkpoint, read_state
@@ -179,7 +179,7 @@ def run_training(config: TrainConfig) -> Path:
     config = config.resolved(triplets.condition)
     if config.flip and not flip_safe(triplets.condition):
         raise CnlabError(f"--flip: mirrored, a {triplets.condition} map is not the map of the mirrored image")
-    model, init = model_fingerprint(config.model), model_fingerprint(config.init)
+    model, init = model_identity(config.model), model_identity(config.init)
     identity = config.identity(triplets.fingerprint, model, init)
     with launched(config.device) as (ranks, device):
         share = ranks.world * config.accumulate

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluation.pictures import Pictures
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic
 from pipeline.contract.identity import sha256_file
+from pipeline.contract.pictures import Pictures
 
 if TYPE_CHECKING:
     from torch import Tensor

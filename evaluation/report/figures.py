@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from evaluation.pictures import Pictures, write_picture
 from pipeline.contract.errors import CnlabError
+from pipeline.contract.figures import GREY, PALETTE, new_figure, save_figure
 from pipeline.contract.files import atomic, read_json, write_json
 from pipeline.contract.identity import canonical
+from pipeline.contract.pictures import Pictures, Tile, picture_sheet, write_picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 INDEX = "figures.json"  # written last: a folder with it is complete
 LARGEST = 512  # px; larger pictures are scaled down for the report
 GAP = 4  # px between the tiles of a grid
-#: Okabe and Ito's palette, told apart by colour-blind readers.
-COLOURS = {"control": "#0072B2", "shuffled": "#D55E00", "prior": "#999999", "real/vae": "#56B4E9", "real": "#009E73"}
+COLOURS = {
+    "control": PALETTE[0], "shuffled": PALETTE[1], "prior": GREY, "real/vae": PALETTE[5], "real": PALETTE[2],
+}  # fmt: skip
 TITLES = {
     "loss": ("held-out loss", "Held-out loss at fixed noise"),
     "fidelity": ("fidelity", "Fidelity to the map as training goes on"),
@@ -53,7 +55,11 @@ def draw_run(work: Evaluation) -> Path:
             files.append((name, f"tile-{i:02d}-{name}.png"))
             write_picture(folder / files[-1][1], _shrink(pictures[i]))
         tiles.append({"key": work.samples.keys[i], "text": work.samples.texts[i], "files": files})
-    write_picture(folder / "grid.png", grid(columns))
+    samples = zip(*columns.values(), strict=True)
+    tiles_of = [Tile((picture,)) for sample in samples for picture in sample]
+    sheet = picture_sheet(tiles_of, len(columns), min(LARGEST, work.samples.images.shape[1]), GAP)
+    with atomic(folder / "grid.png") as temporary:
+        sheet.save(temporary, "PNG")
     found = read_verdict(work.run)
     curves = draw_curves(work.run, folder / "curves.png", found)
     # a report is handed on: names, no places
@@ -71,18 +77,6 @@ def draw_run(work: Evaluation) -> Path:
     }
     write_json(folder / INDEX, index)
     return folder
-
-
-def grid(columns: dict[str, Pictures]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """One row a sample, one column a kind of picture -> (H, W, 3) uint8 on white."""
-    stacks = [np.stack([_shrink(p) for p in pictures]) for pictures in columns.values()]
-    count, high, wide, _ = stacks[0].shape
-    sheet = np.full((count * (high + GAP) - GAP, len(stacks) * (wide + GAP) - GAP, 3), 255, dtype=np.uint8)
-    for column, stack in enumerate(stacks):
-        for row, picture in enumerate(stack):
-            top, left = row * (high + GAP), column * (wide + GAP)
-            sheet[top : top + high, left : left + wide] = picture
-    return sheet
 
 
 def read_verdict(run: Run) -> dict[str, Any]:
@@ -119,10 +113,10 @@ def draw_curves(run: Run, path: Path, found: dict[str, Any]) -> bool:
     drawn = [(frame, plot) for frame, plot in drawn if len(frame)]
     if not drawn:
         return False
-    figure, axes = _figure([3.4] * len(drawn), 5.2)
+    figure, axes = _panels([3.4] * len(drawn), 5.2)
     for axis, (frame, plot) in zip(axes, drawn, strict=True):
         plot(axis, frame)
-    save(figure, path)
+    save_figure(figure, path)
     return True
 
 
@@ -130,7 +124,7 @@ def draw_bars(groups: list[tuple[str, pd.DataFrame]], path: Path) -> None:
     """A panel a metric: a point for each run name with its interval. ``groups`` holds (title, rows)."""
     heights = [0.3 * len(rows) + 0.9 for _, rows in groups]
     longest = max(len(str(run)) for _, rows in groups for run in rows.run)
-    figure, axes = _figure(heights, 4.0 + 0.07 * longest)  # inches: room for the plot beside its labels
+    figure, axes = _panels(heights, 4.0 + 0.07 * longest)  # inches: room for the plot beside its labels
     for axis, (title, rows) in zip(axes, groups, strict=True):
         limits = rows[["value", "ci_low", "ci_high"]].astype("float64")
         limits = limits.fillna({"ci_low": limits.value, "ci_high": limits.value})  # a single sample has no interval
@@ -142,7 +136,7 @@ def draw_bars(groups: list[tuple[str, pd.DataFrame]], path: Path) -> None:
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_title(title, loc="left")
         axis.grid(axis="x", alpha=0.3)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def _labels(rows: pd.DataFrame) -> list[str]:
@@ -160,23 +154,10 @@ def arm_of(run: str) -> str:
     return next((arm for arm in ("shuffled", "prior") if run.endswith(f"/{arm}")), "control")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically and free the figure."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-
-
-def _figure(heights: list[float], width: float) -> tuple[Figure, list[Axes]]:
-    """Panels (inches) below one another: a phone is narrow. No pyplot, hence no display and no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0].tolist()
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def _panels(heights: list[float], width: float) -> tuple[Figure, list[Axes]]:
+    """Panels (inches) below one another: a phone is narrow."""
+    figure, grid = new_figure(width, sum(heights), len(heights), height_ratios=heights)
+    return figure, [row[0] for row in grid]
 
 
 def _plot_validation(metric: str, found: dict[str, Any], axis: Axes, frame: pd.DataFrame) -> None:

@@ -16,7 +16,7 @@ from pipeline.build.split import ranked
 from pipeline.config import DatasetConfig
 from pipeline.contract.dataset import CLAIM, HEADER, LEDGER
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import lock_folder, read_json, write_json
+from pipeline.contract.files import lock_folder, read_json, remove_parts, write_json
 from pipeline.contract.identity import check_fingerprint, fingerprint
 from pipeline.screen.duplicates import Index
 from pipeline.sources import Source, open_source
@@ -90,5 +90,4 @@ def _claim(config: DatasetConfig, identity: str) -> None:
             )
         options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
         write_json(claim, {"fingerprint": identity, "options": options})
-    for left in config.folder.glob(".*.part"):  # of a killed build
-        left.unlink(missing_ok=True)
+    remove_parts(config.folder)

@@ -11,6 +11,11 @@ class CnlabError(Exception):
     """Bad input, said in one line: what, where, how to mend. Command lines print it and exit with status 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """First line of an error's text without its full stop; the name of its type when it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def run_cli(main: Callable[[], None]) -> NoReturn:
     """Run a command line: CnlabError and full disks end in one line and status 2, Ctrl-C in status 130."""
     try:

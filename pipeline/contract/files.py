@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,46 @@ from pipeline.contract.errors import CnlabError
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success fsync it and rename it into place, else remove it."""
+    """Yield a temporary path beside ``path`` for a file or a folder; on success fsync it and rename it into place.
+
+    Whatever goes wrong, ``path`` stays as it was and the temporary one is removed. A folder in its place steps aside
+    first and is removed last. A killed process leaves a hidden ``.NAME.PID.part``; `remove_parts` sweeps those.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove(temporary)  # of a killed process that had this one's number
     try:
         yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        for file in [p for p in temporary.rglob("*") if p.is_file()] if temporary.is_dir() else [temporary]:
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if path.is_dir():
+            aside = path.with_name(f".{path.name}.{os.getpid()}.old.part")
+            path.replace(aside)
+            temporary.replace(path)
+            remove(aside)
+        else:
+            temporary.replace(path)
     except OSError as error:
         if error.filename is None:  # libraries do not always say which file
             error.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; one that is not there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writers left in ``folder`` (see `atomic`)."""
+    for part in folder.glob(".*.part"):
+        remove(part)
 
 
 def write_json(path: Path, value: Any) -> None:

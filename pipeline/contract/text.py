@@ -5,6 +5,9 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Sequence
+
+from tabulate import tabulate
 
 #: Format characters that scripts and emoji need: zero-width non-joiner and joiner, and the soft hyphen.
 JOINERS = "\u200c\u200d\u00ad"
@@ -44,3 +47,8 @@ def for_csv(text: str) -> str:
     """
     safe = for_terminal(text)
     return f"'{safe}" if text.startswith(FORMULA) or safe.lstrip().startswith(FORMULA) else safe
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A GitHub table of cells that are Markdown already (`for_markdown`)."""
+    return tabulate(rows, headers=head, tablefmt="github", disable_numparse=True)

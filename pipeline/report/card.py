@@ -17,7 +17,7 @@ from pipeline.contract.dataset import read_columns
 from pipeline.contract.files import atomic
 from pipeline.contract.schema import FIGURES
 from pipeline.contract.sizes import format_size
-from pipeline.contract.text import for_markdown
+from pipeline.contract.text import for_markdown, markdown_table
 from pipeline.screen.limits import OFF
 
 BODY = """
@@ -74,13 +74,6 @@ def size_category(count: int) -> str:
     """The hub's name for a number of samples, e.g. ``1K<n<10K``."""
     bounds = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
     return next((name for bound, name in bounds if count < bound), "1M<n<10M")
-
-
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """A table, or ``None.`` when it has no rows."""
-    if not rows:
-        return "None."
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 def _parameters(columns: pa.Table, conditions: list[str]) -> str:
@@ -174,7 +167,9 @@ def write_card(folder: Path, header: dict[str, Any]) -> None:
         duplicates=duplicates if about["duplicates"] == "on" else "Duplicates were not looked for.",
         candidates=format_size(taken + sum(header["rejects"].values())),
         taken=format_size(taken),
-        rejects=markdown_table(["reason", "count"], [[k, str(n)] for k, n in header["rejects"].items()]),
+        rejects=markdown_table(["reason", "count"], [[k, str(n)] for k, n in header["rejects"].items()])
+        if header["rejects"]
+        else "None.",
         screen=about["screen"],
         limits=", ".join(f"{k} {'off' if v == OFF.get(k) else f'{v:g}'}" for k, v in sorted(about["limits"].items())),
         parameters=_parameters(columns, conditions),

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from evaluation.generations import file_of, generate, identity, load_generated
-from evaluation.pictures import stack_images, to_uint8, write_picture
 from evaluation.sampling import Painter, Recipe, seed_of
-from evaluation.subjects import Samples, derangement, load_samples
+from evaluation.subjects import Samples, load_samples
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json, write_json
+from pipeline.contract.pictures import stack_images, to_uint8, write_picture
 from trainer.run_folder import open_run
 
 PINNED_SEED = 1196646840847950019
@@ -44,23 +44,6 @@ def test_noise_is_pinned_and_differs_by_key_and_group() -> None:
     assert len({seed_of(key, group) for key in "abc" for group in range(3)}) == 9
     assert file_of("scene-0", 2).endswith("-2.png")
     assert seed_of("\ud800", 0) >= 0  # a key may hold any text
-
-
-@pytest.mark.parametrize("n", [2, 3, 17])
-def test_derangement_leaves_nobody_his_own_map(n: int) -> None:
-    keys = tuple(f"k{i}" for i in range(n))
-    other = derangement(keys)
-    assert sorted(other) == list(range(n))
-    assert (other != np.arange(n)).all()
-    turned = keys[::-1]
-    assert {k: keys[other[i]] for i, k in enumerate(keys)} == {
-        k: turned[derangement(turned)[i]] for i, k in enumerate(turned)
-    }
-
-
-def test_derangement_of_one_is_refused() -> None:
-    with pytest.raises(CnlabError, match="two samples"):
-        derangement(("a",))
 
 
 def test_a_picture_depends_on_its_own_inputs_alone(painter: Painter, samples: Samples) -> None:

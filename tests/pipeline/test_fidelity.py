@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_f1_score
 
 from pipeline.contract.errors import CnlabError
-from pipeline.fidelity import edge_f1
+from pipeline.fidelity import edge_f1, other_samples
 
 
 def line(column: int, size: int = 12) -> np.ndarray:
@@ -84,3 +84,20 @@ def test_one_sample_at_a_time_is_the_same() -> None:
 def test_bad_maps_get_one_line(x: np.ndarray, y: np.ndarray, radius: float, said: str) -> None:
     with pytest.raises(CnlabError, match=said):
         edge_f1(x, y, radius)
+
+
+@pytest.mark.parametrize("n", [2, 3, 17])
+def test_other_samples_leave_nobody_their_own_map(n: int) -> None:
+    keys = tuple(f"k{i}" for i in range(n))
+    other = other_samples(keys)
+    assert sorted(other) == list(range(n))
+    assert (other != np.arange(n)).all()
+    turned = keys[::-1]
+    assert {k: keys[other[i]] for i, k in enumerate(keys)} == {
+        k: turned[other_samples(turned)[i]] for i, k in enumerate(turned)
+    }
+
+
+def test_other_samples_of_one_is_refused() -> None:
+    with pytest.raises(CnlabError, match="two samples"):
+        other_samples(("a",))

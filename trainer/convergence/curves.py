@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.contract.files import atomic
+from pipeline.contract.figures import PALETTE, new_figure, save_figure
 from trainer.convergence.detect import Convergence, Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Okabe and Ito's palette, told apart by colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 WORDS = {
     "fidelity": "condition fidelity, true map minus another's",
     "loss_gap": "held-out loss, another's map minus true",
@@ -33,33 +31,27 @@ def draw(
     ``losses``: the same runs' gain in held-out loss (of the true map over another's), drawn below on a logarithmic
     scale, where the growth before a sudden convergence shows; what is not positive is left out.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 6.6 if losses else 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(2 if losses else 1, squeeze=False, sharex=True, height_ratios=[3, 2] if losses else None)
-    axes = panels[0, 0]
+    ratios = [3, 2] if losses else None
+    figure, grid = new_figure(7.2, 6.6 if losses else 4.2, 2 if losses else 1, sharex=True, height_ratios=ratios)
+    panels = [row[0] for row in grid]
+    axes = panels[0]
     for i, (label, (curve, found)) in enumerate(runs.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        colour = PALETTE[i % len(PALETTE)]
         draw_run(axes, curve, found, label, colour)
         if losses and label in losses:
-            draw_growth(panels[1, 0], losses[label], found, colour)
+            draw_growth(panels[1], losses[label], found, colour)
     names = {curve.name for curve, _ in runs.values()}
     axes.set_ylabel(ylabel or ", ".join(WORDS.get(name, name) for name in sorted(names)), fontsize=9)
     axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)
     if losses:
-        panels[1, 0].set_yscale("log")
-        panels[1, 0].set_ylabel("gain in held-out loss", fontsize=9)
-    panels[-1, 0].set_xlabel("optimizer step", fontsize=9)
-    for panel in panels[:, 0]:
+        panels[1].set_yscale("log")
+        panels[1].set_ylabel("gain in held-out loss", fontsize=9)
+    panels[-1].set_xlabel("optimizer step", fontsize=9)
+    for panel in panels:
         panel.xaxis.set_major_formatter("{x:,.0f}")
-        panel.tick_params(labelsize=8.5)
-        panel.spines[["top", "right"]].set_visible(False)
         panel.margins(x=0.01)
     figure.legend(loc="outside upper left", ncols=2 if len(runs) > 1 else 1, frameon=False, fontsize=8.5)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_figure(figure, path)
 
 
 def draw_growth(axes: Axes, curve: Curve, found: Convergence, colour: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.contract.errors import CnlabError
+from pipeline.contract.errors import CnlabError, first_line
 from pipeline.contract.files import read_json
 from pipeline.contract.text import for_markdown, for_terminal
 
@@ -140,7 +140,7 @@ def read_rows(results: Path, run: str, step: int) -> list[dict[str, Any]]:
     try:
         frame = pd.read_parquet(results, columns=COLUMNS)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        said = str(error).splitlines()[0]
+        said = first_line(error)
         raise CnlabError(f"{results} cannot be read ({said}); give the table of cnlab-eval with --results") from error
     own = frame[(frame["run"] == run) & (frame["step"] == step).fillna(False)].sort_values(["metric", "gen_seed"])
     rows = [{str(k): None if pd.isna(v) else v for k, v in row.items()} for row in own.to_dict("records")]

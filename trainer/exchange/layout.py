@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel
 
-from pipeline.contract.errors import CnlabError
+from pipeline.contract.errors import CnlabError, first_line
 
 CLASS = "ControlNetModel"
 Shapes = Mapping[str, tuple[int, ...]]  # tensor name -> shape
@@ -69,7 +69,7 @@ def meta_model(config: Mapping[str, Any], where: str) -> ControlNetModel:
         with torch.device("meta"):
             return ControlNetModel(**known_fields(config))
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = first_line(error)
         raise CnlabError(f"the configuration in {where} describes no ControlNet ({said})") from error
 
 

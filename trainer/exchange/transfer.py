@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from pipeline.contract.errors import CnlabError
+from pipeline.contract.errors import CnlabError, first_line
 from pipeline.contract.files import write_json
 from pipeline.contract.identity import code_version
 
@@ -70,7 +70,7 @@ def _encoder(name: str) -> dict[str, Tensor]:
             resolve_model(name), subfolder="unet", torch_dtype=torch.float32, use_safetensors=True
         )
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         raise CnlabError(f"model {name!r} is neither a diffusers folder nor reachable on the hub: {first}") from error
     parts = ("conv_in.", "time_embedding.", "add_embedding.", "class_embedding.", "down_blocks.", "mid_block.")
     return {k: v for k, v in unet.state_dict().items() if k.startswith(parts)}

@@ -9,7 +9,7 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import nn
 
-from pipeline.contract.errors import CnlabError
+from pipeline.contract.errors import CnlabError, first_line
 from trainer.nets.lite import ControlNetLite
 
 LIGHT = {"lite": "conv", "mlp": "mlp"}  # variants without a copy of the encoder
@@ -60,7 +60,7 @@ def load_control(where: str | Path, dtype: torch.dtype = torch.float32) -> Contr
         kind: Any = ControlNetLite if named.get("_class_name") == "ControlNetLite" else ControlNetModel
         return kind.from_pretrained(str(where), torch_dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise CnlabError(f"{where} is neither a ControlNet folder nor reachable on the hub: {first}") from error
 
 

@@ -21,8 +21,8 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from pipeline.contract.errors import CnlabError
-from pipeline.contract.identity import fingerprint, sha256_file
+from pipeline.contract.errors import CnlabError, first_line
+from pipeline.contract.models import weights_identity
 from trainer.nets.control import load_control
 
 WEIGHTS = Path(__file__).parents[1] / "prior" / "weights"  # what ships with the package
@@ -38,13 +38,9 @@ def resolve_clip(name: str) -> str:
     return str(WEIGHTS / "tabletop-clip") if name == "tabletop" else name
 
 
-def model_fingerprint(name: str) -> str:
-    """sha256 over the weight files of a local folder; for a hub name the name itself; "" for none."""
-    folder = Path(resolve_model(name))
-    if not name or not folder.is_dir():
-        return f"hub:{name}" if name else ""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json"))
-    return fingerprint({p.relative_to(folder).as_posix(): sha256_file(p) for p in files})
+def model_identity(name: str) -> str:
+    """`pipeline.contract.models.weights_identity` of a model by name, the shipped one included."""
+    return weights_identity(resolve_model(name))
 
 
 @dataclass
@@ -152,7 +148,7 @@ def load_prior(name: str, device: torch.device) -> Prior:
             for end, kind in kinds.items()
         )
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         raise CnlabError(f"model {name!r} is neither a diffusers folder nor reachable on the hub: {first}") from error
     for part in (unet, vae, *encoders):
         part.requires_grad_(False).eval().to(device)
@@ -178,7 +174,7 @@ def load_pipeline(model: str, checkpoint: Path | None, dtype: torch.dtype) -> An
             kind = StableDiffusionXLControlNetPipeline if xl else StableDiffusionControlNetPipeline
             pipe = kind.from_pretrained(model, controlnet=load_control(checkpoint, dtype), **common)
     except (OSError, ValueError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise CnlabError(f"the prior {model!r} or {checkpoint} cannot be loaded: {first}") from error
     pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)

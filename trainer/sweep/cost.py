@@ -18,7 +18,7 @@ from pipeline.contract.dataset import Triplets
 from trainer.data.cache import CHUNK
 from trainer.data.items import ENCODE_BATCH, latent_cache, latent_moments
 from trainer.loop import Hooks, train
-from trainer.nets.models import load_prior, model_fingerprint
+from trainer.nets.models import load_prior, model_identity
 from trainer.parallel import launched
 from trainer.run import Job, Watch, build_denoiser, set_speed
 from trainer.state.checkpoint import list_checkpoints, read_state
@@ -116,7 +116,7 @@ def measure(run: PlannedRun, triplets: Triplets) -> Costs:
         set_speed(config, device)
         began = time.perf_counter()
         prior = load_prior(config.model, device)
-        job = Job(config, triplets, prior, model_fingerprint(config.model), ranks, device)
+        job = Job(config, triplets, prior, model_identity(config.model), ranks, device)
         _ = job.trained
         loading = time.perf_counter() - began
 

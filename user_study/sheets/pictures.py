@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.contract.errors import CnlabError
+from pipeline.contract.errors import CnlabError, first_line
 from pipeline.contract.files import read_json
 from user_study.design.trials import shuffled
 
@@ -88,9 +88,7 @@ def read_samples(dataset: Path, keys: set[str], column: str | None) -> dict[str,
         try:
             rows = pq.read_table(shard, columns=columns, filters=[("key", "in", sorted(keys))]).to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise CnlabError(
-                f"{shard} cannot be read ({str(error).splitlines()[0]}); make the dataset again"
-            ) from error
+            raise CnlabError(f"{shard} cannot be read ({first_line(error)}); make the dataset again") from error
         if rows and column and column not in rows[0]:
             raise CnlabError(f"{shard} has no map column {column!r}; choose another with --condition")
         for row in rows:

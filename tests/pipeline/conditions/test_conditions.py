@@ -199,10 +199,10 @@ def test_safe_quantise_has_three_levels_by_default(photo: Picture) -> None:
 
 def test_sheet_shows_every_condition_of_a_picture(render128: Picture, tmp_path: Path) -> None:
     shown = tiles("render", render128, Sheet(tmp_path / "sheet.png"))
-    assert [name for name, _, _ in shown] == ["render", *weight_free()]
+    assert [tile.title for tile in shown] == ["render", *weight_free()]
     canvas = draw_sheet([shown, shown[:3]])
     assert canvas.size[0] == 6 * (176 + 8) + 8
-    assert canvas.size[1] == 3 * (176 + 30 + 8) + 8
+    assert canvas.size[1] == 3 * (176 + 46 + 8) + 8
     first = np.asarray(canvas)[8 : 8 + 176, 8 : 8 + 176].astype(int)
     assert np.abs(first - cv2.resize(render128, (176, 176), interpolation=cv2.INTER_LANCZOS4)).mean() < 3
 
