@@ -104,7 +104,7 @@ def test_a_killed_build_takes_its_workers_with_it(tmp_path: Path) -> None:
     ]  # fmt: skip
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     parent = psutil.Process(started.pid)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300  # a loaded machine is slow
     while len(list((tmp_path / "set").glob("*.parquet"))) < 2 and time.monotonic() < until:
         time.sleep(0.02)
     workers = workers_of(parent)
