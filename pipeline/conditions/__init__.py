@@ -30,7 +30,7 @@ from pipeline.conditions.softedge import SoftEdge
 from pipeline.conditions.tile import Tile
 from pipeline.contract.errors import CnlabError
 
-# Intel's primitives inside OpenCV round by where in memory a picture lies: one soft map in some hundreds came out otherwise
+# Intel's primitives inside OpenCV round by where in memory a picture lies: one soft map in 80 came out otherwise
 # in another run of the same code. OpenCV's own code is as fast for what is used here.
 cv2.ipp.setUseIPP(False)
 
