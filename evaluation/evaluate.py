@@ -10,7 +10,7 @@ from typing import Any
 from evaluation.config import EvalConfig
 from evaluation.generations import folder_of, generate, identity, load_generated
 from evaluation.judges.features import Features, extract, inception_extractor, lite0_extractor
-from evaluation.metrics.bootstrap import Estimate
+from evaluation.metrics.intervals import Estimate
 from evaluation.results import append_rows, read_results
 from evaluation.sampling import Painter, Recipe
 from evaluation.scores import Judges, Scores, estimates, measure, normalised, to_rows

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.judges.features import Extractor, Features, extract
-from evaluation.metrics.bootstrap import Estimate, mean_interval
 from evaluation.metrics.clip_score import clip_scores
 from evaluation.metrics.frechet import frechet_estimate
+from evaluation.metrics.intervals import Estimate, mean_interval
 from evaluation.metrics.kernel import kernel_estimate
 from evaluation.metrics.normalised import normalised_score
 from evaluation.subjects import Samples

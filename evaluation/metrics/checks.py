@@ -34,6 +34,14 @@ def same_shape(first: Floats, second: Floats, names: str) -> None:
         )
 
 
+def feature_sets(x: ArrayLike, y: ArrayLike, name: str) -> tuple[Floats, Floats]:
+    """(N, D) and (M, D) float64, finite, at least two rows each; raises CnlabError otherwise."""
+    a, b = matrix(x, name), matrix(y, name)
+    if a.shape[1] != b.shape[1]:
+        raise CnlabError(f"{name}: features have {a.shape[1]} and {b.shape[1]} dimensions")
+    return a, b
+
+
 def _finite(array: Floats, name: str, least: int) -> Floats:
     if len(array) < least:
         raise CnlabError(f"{name}: {len(array)} samples, at least {least} are needed")
