@@ -142,6 +142,7 @@ def eval_fingerprint(shards: list[dict[str, Any]]) -> str:
 def _seal(variant: Variant, shards: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any]:
     from pipeline.report.card import write_card
     from pipeline.report.contact import write_contact
+    from pipeline.report.croissant import write_croissant
     from pipeline.report.leaks import soft_leaks
     from pipeline.report.rejects import write_quarantine
 
@@ -163,6 +164,7 @@ def _seal(variant: Variant, shards: list[dict[str, Any]], more: dict[str, Any]) 
         "soft_map_leak": soft_leaks(folder, shards, conditions),
     }
     write_contact(folder, shards, conditions)
+    write_croissant(folder, header)
     if "config" in before:
         header["config"] = {**before["config"], "variant": variant.recipe, "parent": variant.parent.fingerprint}
         write_card(folder, header)
