@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import tyro
 
 from evaluation.config import EvalConfig
+from evaluation.experiments.cli import experiment
+from evaluation.experiments.config import ExperimentConfig
 from pipeline.contract.errors import run_cli
 
 SHOWN = ("run", "gen_seed", "metric", "value", "ci_low", "ci_high", "n")
@@ -57,6 +61,9 @@ def _print_rows(config: EvalConfig, run: str) -> None:
 
 
 def _main() -> None:
+    if sys.argv[1:2] == ["experiment"]:
+        experiment(tyro.cli(ExperimentConfig, prog="cnlab-eval experiment", args=sys.argv[2:]))
+        return
     evaluate(tyro.cli(EvalConfig, prog="cnlab-eval", description=EvalConfig.__doc__))
 
 
