@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PRIMARY = "fidelity/gap"  # of a run's last validation: above the floor of other samples' maps
+MEASURES = ("_f1_2px", "_ssim", "_rmse", "_miou")
 LOSS_GAP = "loss/gap"
 TITLES = {PRIMARY: "fidelity above the floor", LOSS_GAP: "held-out loss gap", "clip_score": "CLIP score"}
-PLAIN = (Scoring("plain"),)
+
+
+def plain(config: ExperimentConfig) -> tuple[Scoring, ...]:
+    """One scoring with the default recipe."""
+    return (Scoring("plain"),)
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,8 @@ class Experiment:
     cells: Callable[[ExperimentConfig], list[Cell]]
     analyse: Callable[[pd.DataFrame], Outcome]
     draw: Callable[[pd.DataFrame, Path], None] | None = None
-    scorings: tuple[Scoring, ...] = PLAIN
-    required: tuple[str, ...] = (PRIMARY,)  # metrics without which a published cell is measured again
+    scorings: Callable[[ExperimentConfig], tuple[Scoring, ...]] = plain
+    required: tuple[str, ...] = (PRIMARY,)  # metrics and scorings without which a known cell is measured again
 
     def check(self) -> None:
         """Raises CnlabError when the plan is not the one that was frozen."""
@@ -87,6 +92,15 @@ def by_seed(rows: pd.DataFrame, columns: str | Sequence[str]) -> pd.DataFrame:
     names = [columns] if isinstance(columns, str) else list(columns)
     wide = rows.astype({"value": float}).pivot_table(index=["train_seed", "order_seed"], columns=names, values="value")
     return wide.sort_index(axis=1)
+
+
+def scored(table: pd.DataFrame) -> pd.DataFrame:
+    """The scored fidelity of every scoring: the first of F1 at 2 px, SSIM ... that the table has (`MEASURES`)."""
+    for measure in MEASURES:
+        rows = table[(table["scoring"] != "validation") & table["metric"].str.endswith(measure)]
+        if len(rows):
+            return rows[rows["value"].notna()]
+    return table.iloc[:0]
 
 
 def metrics_of(table: pd.DataFrame) -> list[str]:

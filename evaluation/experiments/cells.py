@@ -68,14 +68,17 @@ class Cell:
     variant: str = "controlnet"
     hint: str = ""  # initialisation of the hint encoder
     init: Cell | None = None  # the cell whose ControlNet it starts from
-    options: tuple[str, ...] = ()  # further ones of ``cnlab-train run``
+    partner: Cell | None = None  # the cell whose ControlNet its scorings use beside its own, as {partner}
+    schedule: str = ""  # of the learning rate
+    every: int | None = None  # steps between validations; open: a fifth of all
+    pictures: int = FIDELITY_SAMPLES  # of a validation; 0: losses alone
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the cell's result but the prior's weights (`key`)."""
-        own = {k: v for k, v in asdict(self).items() if k not in ("data", "init", "model")}
-        start = self.init.identity if self.init else None
-        return {**own, "data": self.data.identity, "init": start, "version": VERSION, "pictures": FIDELITY_SAMPLES}
+        own = {k: v for k, v in asdict(self).items() if k not in ("data", "init", "partner", "model")}
+        others = {name: cell.identity for name, cell in (("init", self.init), ("partner", self.partner)) if cell}
+        return {**own, "data": self.data.identity, **others, "version": VERSION}
 
     def key(self, model: str) -> str:
         """Fingerprint; ``model`` is the identity of the prior's weights."""
@@ -90,11 +93,18 @@ class Cell:
             *([re.sub(r"[^\w.]+", "-", self.selection)] if self.selection else []),
             *([self.variant] if self.variant != "controlnet" else []),
             *([f"hint-{self.hint}"] if self.hint else []),
-            *([f"from-{self.init.label}"] if self.init else []),
-            *[re.sub(r"[^\w.]+", "", option) for option in self.options],
+            *([f"from-{self.init.data.conditions[0]}-{self.init.label}"] if self.init else []),
+            *([f"with-{self.partner.data.conditions[0]}"] if self.partner else []),
+            *([self.schedule] if self.schedule else []),
             f"s{self.seed}", *([f"o{self.order_seed}"] if self.order_seed else []),
         ]  # fmt: skip
         return "-".join(parts)
+
+    @property
+    def validations(self) -> int:
+        """Of its run, the one before the first step among them."""
+        every = self.every or max(self.steps // VALIDATIONS, 1)
+        return 1 + -(-self.steps // every)
 
     @property
     def dataset(self) -> str:
@@ -108,23 +118,26 @@ class Cell:
             "dataset": self.dataset, "condition": self.data.conditions[0], "subset_size": self.subset,
             "steps": self.steps, "batch": self.batch, "fault": self.fault, "dose": self.dose,
             "selection": self.selection, "variant": self.variant, "hint": self.hint,
-            "init": self.init.label if self.init else "", "options": " ".join(self.options),
-            "train_seed": self.seed, "order_seed": self.order_seed,
+            "init": f"{self.init.data.conditions[0]} {self.init.label}" if self.init else "",
+            "schedule": self.schedule, "train_seed": self.seed, "order_seed": self.order_seed,
         }  # fmt: skip
 
     def build_commands(self, data: Path, scheduler: str) -> list[tuple[Path, list[str]]]:
         """Folder and arguments of each ``cnlab-dataset`` command, in their order; all are needed."""
-        own = self.data
-        base = Path(self.dataset.removesuffix(f"-{self.fault}-{self.dose:g}") if self.fault else self.dataset)
-        build = [
+        own, base = self.data, data / self.data.name
+        commands = [(base, [
             "build", "--source", own.source, "--size", str(own.size), "--condition", *own.conditions, "--seed",
             str(own.seed), "--image-size", str(own.image_size), "--eval-size", str(own.eval_size), "--out", str(data),
-            "--name", str(base), "--scheduler", scheduler,
-        ]  # fmt: skip
-        commands = [(data / base, build + (["--select", self.selection] if self.selection else []))]
+            "--name", own.name, "--scheduler", scheduler,
+        ])]  # fmt: skip
+        if self.selection:
+            name = self.dataset.removesuffix(f"-{self.fault}-{self.dose:g}") if self.fault else self.dataset
+            select = ["select", "--folder", str(base), "--select", self.selection, "--name", name]
+            commands.append((data / name, select))
+            base = data / name
         if self.fault:
-            damage = ["damage", "--folder", str(data / base), "--fault", f"{self.fault}={self.dose:g}"]
-            commands.append((data / self.dataset, [*damage, "--name", self.dataset]))
+            damage = ["damage", "--folder", str(base), "--fault", f"{self.fault}={self.dose:g}", "--name", self.dataset]
+            commands.append((data / self.dataset, damage))
         return commands
 
     def train_arguments(self, data: Path, runs: Path, name: str, checkpoint: Path | None) -> list[str]:
@@ -132,9 +145,10 @@ class Cell:
         return [
             "--dataset", str(data / self.dataset), "--model", self.model, "--subset", str(self.subset),
             "--steps", str(self.steps), "--batch", str(self.batch), "--seed", str(self.seed),
-            "--validate-every", str(max(self.steps // VALIDATIONS, 1)), "--variant", self.variant,
-            "--recipe", "fidelity_samples", str(FIDELITY_SAMPLES), *(["hint_init", self.hint] if self.hint else []),
+            "--validate-every", str(self.every or max(self.steps // VALIDATIONS, 1)), "--variant", self.variant,
+            "--recipe", "fidelity_samples", str(self.pictures), *(["schedule", self.schedule] if self.schedule else []),
+            *(["hint_init", self.hint] if self.hint else []),
             *(["--order-seed", str(self.order_seed)] if self.order_seed else []),
-            *(["--init", str(checkpoint)] if checkpoint else []), *self.options,
+            *(["--init", str(checkpoint)] if checkpoint else []),
             "--out", str(runs), "--name", name,
         ]  # fmt: skip

@@ -11,7 +11,9 @@ import tyro
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.sizes import parse_size
 
-Name = Literal["size"]
+Name = Literal[
+    "size", "quality", "selection", "warm-start", "structure", "weighting", "composition", "transfer", "memorise"
+]
 
 
 @dataclass(frozen=True)

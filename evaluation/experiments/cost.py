@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from evaluation.experiments.cells import FIDELITY_SAMPLES, VALIDATIONS, Cell
+from evaluation.experiments.cells import Cell
 from evaluation.experiments.work import Places, build_data, train_cell
 
 PROBE_STEPS = 5  # the first of which is not counted: kernels are chosen in it
@@ -32,13 +32,13 @@ class Costs:
 
     def seconds(self, cell: Cell, images: int, scorings: int) -> float:
         """Of a cell from nothing, its dataset apart."""
-        picture = self.validation / FIDELITY_SAMPLES * SCORING / DRAWING  # a scoring's; losses are small beside
+        picture = self.validation / max(cell.pictures, 1) * SCORING / DRAWING  # a scoring's; losses are small beside
         scoring = scorings * (self.start + images * picture) if images else 0.0
-        return self.start + cell.steps * self.step + (VALIDATIONS + 1) * self.validation + scoring
+        return self.start + cell.steps * self.step + cell.validations * self.validation + scoring
 
-    def bytes(self) -> int:
-        """That a finished run leaves."""
-        return KEPT * self.checkpoint + (VALIDATIONS + 1) * self.validation_bytes
+    def bytes(self, cell: Cell) -> int:
+        """That its finished run leaves."""
+        return KEPT * self.checkpoint + cell.validations * self.validation_bytes
 
 
 def measure(cell: Cell, model: str, places: Places) -> Costs:
@@ -46,11 +46,7 @@ def measure(cell: Cell, model: str, places: Places) -> Costs:
     places.runs.mkdir(parents=True, exist_ok=True)
     build_data(cell, places)
     with TemporaryDirectory(prefix=".forecast-", dir=places.runs) as folder:
-        probe = replace(
-            cell,
-            steps=PROBE_STEPS,
-            options=(*cell.options, "--validate-every", str(PROBE_STEPS), "--save-every", str(PROBE_STEPS)),
-        )
+        probe = replace(cell, steps=PROBE_STEPS, every=PROBE_STEPS)
         here = replace(places, runs=Path(folder), logs=Path(folder))
         began = time.perf_counter()
         run = train_cell(probe, model, here)
@@ -75,4 +71,4 @@ def size_of(folder: Path) -> int:
 
 def total(cells: Sequence[Cell], costs: Costs, images: int, scorings: int) -> tuple[float, int]:
     """Seconds on one process and bytes of all cells."""
-    return sum(costs.seconds(cell, images, scorings) for cell in cells), len(cells) * costs.bytes()
+    return sum(costs.seconds(cell, images, scorings) for cell in cells), sum(map(costs.bytes, cells))

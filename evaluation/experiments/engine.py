@@ -87,7 +87,9 @@ def open_progress(experiment: Experiment, config: ExperimentConfig) -> Progress:
     own = read_table(config.folder / TABLE)
     known = {**published(config.published, set(cells)), **by_cell(own)}
     for key, rows in known.items():
-        if key in cells and set(experiment.required) <= {row["metric"] for row in rows}:
+        if key in cells and set(experiment.required) <= {
+            row[column] for row in rows for column in ("metric", "scoring")
+        }:
             progress.add(key, rows)
     return progress
 
@@ -103,7 +105,7 @@ def forecast(progress: Progress, todo: list[Cell], costs: Costs) -> list[str]:
     """What is about to be done and what it will take."""
     import humanize
 
-    config, scorings = progress.config, len(progress.experiment.scorings)
+    config, scorings = progress.config, len(progress.experiment.scorings(progress.config))
     seconds, size = total(todo, costs, config.images, scorings)
     wall = seconds / (1 if config.scheduler else config.at_once)
     where = f"on {config.scheduler}" if config.scheduler else f"{config.at_once} at once"
@@ -124,7 +126,7 @@ def _carry_out_all(progress: Progress, todo: list[Cell], places: Places) -> None
         keys: dict[Any, str] = {}
         for cell in todo:
             key = cell.key(progress.model)
-            arguments = (cell, progress.model, progress.experiment.scorings, config.images, places)
+            arguments = (cell, progress.model, progress.experiment.scorings(config), config.images, places)
             keys[executor.submit(carry_out, *arguments, key=key)] = key
         for count, (future, key) in enumerate(executor.results(keys), 1):
             label = progress.cells[key].label

@@ -22,7 +22,8 @@ PLAN = """
 Primary outcome: fidelity above the floor (pictures to their own map less to another sample's, mean of 64 held-out
 samples) of the final weights, read off the run's own last validation. Unit of chance: the training seed. A seed fixes
 initial weights, noise, timesteps and dropped prompts, the same in every size; subsets are nested; all runs are judged
-on the same held-out samples and noise; comparisons are paired by seed. Rows share optimizer steps, hence samples seen.
+on the same held-out samples and noise; comparisons are paired by seed. Rows share optimizer steps, hence samples
+seen.
 1. Does more help? Page's trend test over all sizes, one-sided, one test for each number of steps.
 2. How many are enough? The smallest n that reaches 95 % of the value at the largest size, by inversion of the t test
 over seeds, linear in log n between measured sizes; outside the measured range "not known".
@@ -113,5 +114,6 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 EXPERIMENT = Experiment(
     "size", "How many images does a ControlNet need?", PLAN,
-    "ddf1545e831d98bd490bd543756f1509e6dba13a47566c418553e1d522ea0858", cells, analyse, draw,
+    "ddf1545e831d98bd490bd543756f1509e6dba13a47566c418553e1d522ea0858",
+    cells, analyse, draw,
 )  # fmt: skip

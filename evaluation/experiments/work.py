@@ -52,8 +52,9 @@ def carry_out(cell: Cell, model: str, scorings: tuple[Scoring, ...], images: int
     began = time.perf_counter()
     run = train_cell(cell, model, places)
     rows = training_rows(run)
+    partner = train_cell(cell.partner, model, places).folder if cell.partner else run.folder
     for scoring in scorings if images else ():
-        rows += _score(run, scoring, images, places)
+        rows += _score(run, partner, scoring, images, places)
     shared = {
         "fingerprint": cell.key(model), "model": model[:16], "commit": code_version()["commit"],
         "dataset_fingerprint": str(run.fact("dataset_fingerprint"))[:16],
@@ -100,11 +101,11 @@ def training_rows(run: Run) -> list[Row]:
     return [*rows, {"scoring": "validation", "step": run.fact("step"), "metric": "convergence_step", **number}]
 
 
-def _score(run: Run, scoring: Scoring, images: int, places: Places) -> list[Row]:
+def _score(run: Run, partner: Path, scoring: Scoring, images: int, places: Places) -> list[Row]:
     from evaluation.results import read_results
 
     folder = places.scores / run.id / scoring.name
-    options = [option.format(run=run.folder, runs=places.runs, data=places.data) for option in scoring.options]
+    options = [option.format(run=run.folder, partner=partner) for option in scoring.options]
     subject = [] if "--control" in options else ["--run", str(run.folder)]
     arguments = [*subject, "--images", str(images), "--results", str(folder), "--device", places.device, *options]
     if "--arms" not in options:

@@ -53,20 +53,22 @@ def test_what_decides_the_result_decides_the_fingerprint() -> None:
     others = [
         replace(CELL, subset=65), replace(CELL, seed=2), replace(CELL, fault="wrong_map", dose=0.1),
         replace(CELL, data=Data(size=100)), replace(CELL, hint="gaussian"), replace(CELL, init=CELL),
-        replace(CELL, order_seed=1), replace(CELL, options=("--flip",)),
+        replace(CELL, order_seed=1), replace(CELL, schedule="constant"), replace(CELL, pictures=0),
+        replace(CELL, partner=CELL),
     ]  # fmt: skip
     keys = {cell.key("m") for cell in (CELL, *others)}
-    assert len(keys) == 9
+    assert len(keys) == 11
     assert CELL.key("m") != CELL.key("another prior")
     assert CELL.key("m") == Cell(Data(), 64, 1).key("m")
-    assert CELL.key("m")[:8] == "89ad5f2d"  # published cells are known by it
+    assert CELL.key("m")[:8] == "1257f23f"  # published cells are known by it
 
 
 def test_a_forecast_adds_up() -> None:
     costs = Costs(start=3, step=2, validation=64, checkpoint=100, validation_bytes=10)
     assert costs.seconds(CELL, 0, 1) == 3 + 400 * 2 + 6 * 64
     assert costs.seconds(CELL, 10, 2) == 3 + 400 * 2 + 6 * 64 + 2 * (3 + 10 * 1.5)
-    assert costs.bytes() == 2 * 100 + 6 * 10
+    assert costs.bytes(CELL) == 2 * 100 + 6 * 10
+    assert replace(CELL, every=40).validations == 11
 
 
 @pytest.mark.parametrize(
