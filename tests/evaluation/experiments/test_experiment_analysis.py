@@ -60,7 +60,8 @@ def test_size_says_how_many_are_enough() -> None:
     assert "More images help at 400 steps" in text
     verdicts = {sizes: row[-1] for sizes, row in grid(outcome, "Neighbouring").items()}
     assert verdicts == {
-        "4 → 16": "gain", "16 → 64": "gain", "64 → 256": "gain", "256 → 1024": "no more gain", "1024 → 4096": "no more gain",
+        "4 → 16": "gain", "16 → 64": "gain", "64 → 256": "gain",
+        "256 → 1024": "no more gain", "1024 → 4096": "no more gain",
     }  # fmt: skip
 
 
