@@ -77,7 +77,7 @@ size: ## how many images? the experiment on dataset sizes
 	$(MAKE) --no-print-directory experiment NAME=size
 
 report: $(READY) ## results/report.html from what results/ holds
-	$(BIN)/cnlab-eval --run "runs/$(RUN)" --report-only
+	$(BIN)/cnlab-eval report
 
 study: $(READY) ## blinded sheets, ControlNet against the prior alone -> studies/NAME (ITEMS)
 	@echo "== study"

@@ -108,6 +108,7 @@ def _score(run: Run, partner: Path, scoring: Scoring, images: int, places: Place
     options = [option.format(run=run.folder, partner=partner) for option in scoring.options]
     subject = [] if "--control" in options else ["--run", str(run.folder)]
     arguments = [*subject, "--images", str(images), "--results", str(folder), "--device", places.device, *options]
+    arguments += ["--workers", "1"]  # cells, not pictures, are what runs side by side
     if "--arms" not in options:
         arguments += ["--arms", "control"]
     _call(places, "evaluation.cli", arguments, places.logs / f"{run.id}-{scoring.name}.log")
