@@ -102,6 +102,16 @@ def test_torchmetrics_agrees() -> None:
     assert ours == pytest.approx(float(metric.compute()), rel=1e-6)
 
 
+@pytest.mark.parametrize(("n", "m"), [(60, 70), (20, 30)])
+def test_torch_fidelity_agrees(n: int, m: int) -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    x, y = blobs(n, m, 24)
+    statistics = [fid_features_to_statistics(torch.from_numpy(a)) for a in (x, y)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(x, y) == pytest.approx(theirs, rel=1e-5)
+
+
 def test_grows_with_noise() -> None:
     x, _ = blobs(60, 2, 16)
     noise = RNG(5).normal(size=x.shape)

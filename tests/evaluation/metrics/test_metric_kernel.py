@@ -35,6 +35,16 @@ def test_torchmetrics_agrees() -> None:
     assert ours == pytest.approx(1000 * float(mean), rel=1e-5)
 
 
+def test_torch_fidelity_agrees() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    x, y = RNG(0).normal(size=(50, 12)), RNG(1).normal(0.3, 1, size=(50, 12))
+    theirs = kid_features_to_metric(
+        torch.from_numpy(x), torch.from_numpy(y), kid_subsets=1, kid_subset_size=50, verbose=False
+    )
+    assert kernel_distance(x, y) == pytest.approx(1000 * theirs["kernel_inception_distance_mean"], rel=1e-9)
+
+
 def test_symmetric_and_blind_to_order() -> None:
     x, y = RNG(0).normal(size=(30, 6)), RNG(1).normal(0.4, 1, size=(25, 6))
     assert kernel_distance(x, y) == pytest.approx(kernel_distance(y, x), rel=1e-12)
