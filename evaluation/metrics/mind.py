@@ -32,7 +32,7 @@ def mind_distance(x: ArrayLike, y: ArrayLike, projections: int = PROJECTIONS, se
     Notes
     -----
     Sets of unequal size are compared by their whole quantile functions; the reference implementation draws a part of
-    the larger set instead. Biased upwards by about 1/N, less than the Frechet distance, since no covariance is estimated.
+    the larger set instead. Biased upwards by about 1/N, less than the Frechet distance, which estimates covariances.
 
     References
     ----------
