@@ -13,6 +13,7 @@ from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
 from pipeline.contract.models import weights_identity
 from pipeline.contract.sizes import format_size, parse_size
+from pipeline.screen import duplicates
 from pipeline.screen.limits import PRESETS, resolve_limits
 
 RENDERED = ("tabletop", "fill50k")  # sources that are drawn here, by rule
@@ -118,6 +119,7 @@ class DatasetConfig:
             "limits": self.limits,
             "weights": {name: weights_identity(where) for name, where in sorted(self.weights.items())},
             **{k: getattr(self, k) for k in names},
+            **({"duplicate_rules": duplicates.RULES} if self.duplicates == "on" else {}),
         }
 
     def fingerprint(self, source_fingerprint: str, outside: str = "") -> str:
