@@ -266,3 +266,38 @@ def test_a_judge_that_is_not_there_is_seen_before_painting(tmp_path: Path, run_f
     with pytest.raises(CnlabError, match=r"cannot be loaded from .*--clip PATH"):
         evaluate(settings(tmp_path / "no-clip", tmp_path / "results", run=run_folder))
     assert not list(tmp_path.glob("results/generations/**/*.png"))
+
+
+@pytest.mark.proof
+@pytest.mark.filterwarnings("ignore")  # of the killed worker
+def test_workers_of_a_dask_scheduler_make_the_same_pictures(
+    results: Path, run_folder: Path, clip_folder: Path, tmp_path: Path
+) -> None:
+    """Two workers with one GPU each (a fake resource), one of which is killed."""
+    import os
+    import signal
+    import threading
+    import time
+
+    from distributed import Client, LocalCluster
+
+    cluster = LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None, resources={"GPU": 1})
+    with cluster, Client(cluster) as client:
+        victim = next(iter(client.run(os.getpid).values()))
+
+        def kill() -> None:
+            while not list(tmp_path.glob("**/*.png")):
+                time.sleep(0.05)
+            os.kill(victim, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        address = cluster.scheduler_address
+        evaluate(settings(clip_folder, tmp_path / "r", run=run_folder, groups=2, scheduler=address))
+        killer.join(60)
+    for subject in ("demo", "demo/prior"):
+        ours, theirs = find_generated(tmp_path / "r", subject), find_generated(results, subject)
+        assert ours.images == theirs.images
+        assert all(ours.path(f).read_bytes() == theirs.path(f).read_bytes() for f in ours.images)
+    table, local = read_results(tmp_path / "r"), read_results(results)
+    pd.testing.assert_frame_equal(table.drop(columns="commit"), local.drop(columns="commit"), rtol=1e-5, atol=1e-5)
