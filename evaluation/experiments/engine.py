@@ -47,10 +47,11 @@ class Progress:
         shared = {"experiment": self.experiment.name, "cell": cell.label, **cell.columns()}
         self.rows[key] = [{"plan": self.experiment.plan_sha256[:12], **row, **shared} for row in rows]
 
-    def save(self) -> None:
-        """Write the table."""
-        rows = [row for key in self.cells for row in self.rows.get(key, [])]
-        write_table(as_table(rows), self.config.folder / TABLE)
+    def save(self) -> list[str]:
+        """Write table, page and figure of what is finished; returns the answers, a sentence each."""
+        table = as_table([row for key in self.cells for row in self.rows.get(key, [])])
+        write_table(table, self.config.folder / TABLE)
+        return write_up(self.experiment, self.config, table, self.cells)
 
 
 def run_experiment(experiment: Experiment, config: ExperimentConfig) -> None:
@@ -66,12 +67,13 @@ def run_experiment(experiment: Experiment, config: ExperimentConfig) -> None:
         return
     with lock_folder(config.folder):
         todo = progress.missing[: config.limit]
-        progress.save()
+        answers = progress.save()
         if todo:
             costs = measure(min(todo, key=lambda cell: cell.subset), progress.model, places)
             print("\n".join(forecast(progress, todo, costs)), flush=True)
             _carry_out_all(progress, todo, places)
-        write_up(experiment, config, as_table([row for rows in progress.rows.values() for row in rows]), progress.cells)
+            answers = progress.save()
+        print("\n".join(answers), flush=True)
     if progress.failed:
         reasons = "; ".join(f"{cell}: {reason}" for cell, reason in progress.failed.items())
         raise CnlabError(f"{len(progress.failed)} cells failed ({reasons}); the same command tries them again")

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from evaluation.experiments.config import ExperimentConfig
 
 
-def write_up(experiment: Experiment, config: ExperimentConfig, table: pd.DataFrame, cells: Mapping[str, Cell]) -> None:
-    """Page, figure and findings of the cells that are there; with ``--publish`` in the published folder as well."""
+def write_up(
+    experiment: Experiment, config: ExperimentConfig, table: pd.DataFrame, cells: Mapping[str, Cell]
+) -> list[str]:
+    """Page, figure and findings of the cells that are there; with ``--publish`` in the published folder as well.
+
+    Returns what they say, and where.
+    """
     name = experiment.name
     if not len(table):
-        print(f"{name}: no finished cell yet")
-        return
+        return [f"{name}: no finished cell yet"]
     outcome = experiment.analyse(table)
     text = page(experiment, table, cells, outcome)
     targets = [(config.folder / f"{name}.md", config.folder / f"{name}.png")]
@@ -37,7 +41,7 @@ def write_up(experiment: Experiment, config: ExperimentConfig, table: pd.DataFra
             temporary.write_text(text)
     findings = [{"name": f.name, "sentence": f.sentence, **f.numbers} for f in outcome.findings]
     write_json(config.folder / "findings.json", {"experiment": name, "findings": findings, **code_version()})
-    print("\n".join(f.sentence for f in outcome.findings), targets[-1][0], sep="\n", flush=True)
+    return [*(f.sentence for f in outcome.findings), str(targets[-1][0])]
 
 
 def page(experiment: Experiment, table: pd.DataFrame, cells: Mapping[str, Cell], outcome: Outcome) -> str:

@@ -56,9 +56,9 @@ def carry_out(cell: Cell, model: str, scorings: tuple[Scoring, ...], images: int
     for scoring in scorings if images else ():
         rows += _score(run, partner, scoring, images, places)
     shared = {
-        "fingerprint": cell.key(model), "model": model[:16], "commit": code_version()["commit"],
+        "fingerprint": cell.key(model), "model": model[:16],
         "dataset_fingerprint": str(run.fact("dataset_fingerprint"))[:16],
-        "seconds": round(time.perf_counter() - began, 1),
+        "commit": str(run.fact("commit") or code_version()["commit"]), "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
     return [{**shared, **row} for row in rows]
 
