@@ -29,7 +29,7 @@ def call(tool: str, *options: str, cwd: Path) -> str:
 @pytest.mark.slow
 def test_dataset_train_eval_study_and_a_second_time(tmp_path: Path) -> None:
     data, run = ("--dataset", "data/small"), ("--a", "r", "--b", "r/prior")
-    quick = ("--recipe", "loss_samples", "8", "fidelity_samples", "4", "sampling_steps", "3")
+    quick = ("--watch.loss-samples", "8", "--watch.fidelity-samples", "4", "--watch.sampling-steps", "3")
     short = ("--steps", "6", "--batch", "8", "--validate-every", "6", *quick)
     commands = [
         ("dataset", "build", "--size", "48", "--eval-size", "12", "--workers", "0", "--name", "small"),

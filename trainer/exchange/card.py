@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.contract.errors import CnlabError, first_line
-from pipeline.contract.files import read_json
 from pipeline.contract.text import for_markdown, for_terminal
+from trainer.run_folder import flat_options, grid_path, log_lines, read_config, read_convergence, read_summary
 
 BODY = """
 # {name}
@@ -82,8 +81,7 @@ class Facts:
     @property
     def options(self) -> Mapping[str, Any]:
         """The resolved options of the run."""
-        found: Mapping[str, Any] = self.config.get("config", {})
-        return found
+        return flat_options(self.config)
 
     @property
     def base_model(self) -> str:
@@ -101,36 +99,21 @@ class Facts:
 
 def read_facts(run: Path, step: int) -> Facts:
     """Facts of the checkpoint of ``step`` in the folder of a run."""
-
-    def read(name: str) -> dict[str, Any]:
-        found = read_json(run / name) if (run / name).is_file() else {}
-        if not isinstance(found, dict):
-            raise CnlabError(f"{run / name} is not a JSON object")
-        return found
-
-    grid = run / "samples" / f"step-{step:07d}.png"
+    grid = grid_path(run, step)
     return Facts(
         name=run.resolve().name,
         step=step,
-        config=read("config.json"),
-        summary=read("summary.json"),
-        convergence=read("convergence.json"),
-        images=_images(run / "log.jsonl", step),
+        config=read_config(run),
+        summary=read_summary(run),
+        convergence=read_convergence(run),
+        images=_images(run, step),
         samples=grid if grid.is_file() else None,
     )
 
 
-def _images(log: Path, step: int) -> int | None:
-    """Images seen by ``step``, from its line of log.jsonl; None when there is no such line."""
-    if log.is_file():
-        for line in log.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-                if row["step"] == step:
-                    return int(row["images"])
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError):  # a line cut short by a kill
-                continue
-    return None
+def _images(run: Path, step: int) -> int | None:
+    """Images seen by ``step``, from its line of the log; None when there is no such line."""
+    return next((int(line["images"]) for line in log_lines(run) if line["step"] == step and "images" in line), None)
 
 
 def read_rows(results: Path, run: str, step: int) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from trainer.data.items import Order
+from trainer.data.batches import Order
 from trainer.schedule import learning_rate
 from trainer.state.checkpoint import (
     latest_checkpoint,

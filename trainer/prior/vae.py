@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import trange
 
-from trainer.data.items import to_model_range
+from trainer.data.encode import to_model_range
 from trainer.prior.fit import FitConfig, batch_indices, fit
 from trainer.prior.models import build_vae
 

@@ -12,6 +12,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import nn
 
+from pipeline.contract.errors import CnlabError
 from trainer.state.checkpoint import (
     load_optimizer,
     load_tensors,
@@ -34,6 +35,7 @@ class Trained:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: EMAModel | None
+    memory: torch.memory_format = torch.contiguous_format  # of the networks' inputs and weights
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -53,6 +55,11 @@ class Trained:
 
         The folder's own weights are the averaged ones where there is an average; the raw ones are in ``raw``.
         """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.params):
+            raise CnlabError(
+                f"{root.parent}: after step {step} weights are no finite numbers, so no checkpoint is written; lower "
+                "--lr, take another --precision, or look at the data"
+            )
 
         def write(place: Path) -> None:
             with self.averaged():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.generations import find_generated
 from pipeline.contract.errors import CnlabError, first_line
-from pipeline.contract.files import read_json
+from trainer.run_folder import read_summary
 from user_study.design.trials import shuffled
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def load_side(results: Path, name: str) -> Side:
 
 def run_summary(runs: Path, run: str) -> dict[str, Any]:
     """Header of a training run (``condition, subset_size, train_seed, step``); empty where it is not at hand."""
-    header = runs / run / "summary.json"
-    return dict(read_json(header)) if header.exists() else {}
+    return read_summary(runs / run)
 
 
 def matched(a: Side, b: Side) -> dict[str, list[str]]:

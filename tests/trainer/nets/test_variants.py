@@ -13,7 +13,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from evaluation.sampling import Painter, make_recipe
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
-from trainer.config import TrainConfig
+from trainer.config import HintOptions, TrainConfig, WatchOptions
 from trainer.exchange.transfer import TransferConfig, transfer
 from trainer.loop import predict
 from trainer.nets.control import build_control, decoder_parameters, load_control
@@ -23,7 +23,7 @@ from trainer.run import run_training
 
 HINT = (8, 8, 8, 8)
 VARIANTS = ("controlnet", "gaussian", "lite", "mlp", "only_mid")
-QUICK = {"hint": "8, 8, 8, 8", "loss_samples": "4", "fidelity_samples": "2", "sampling_steps": "1"}
+QUICK = WatchOptions(loss_samples=4, fidelity_samples=2, sampling_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_every_variant_trains_saves_loads_and_draws(
 ) -> None:
     config = TrainConfig(
         dataset=dataset, model=str(model_folder), out=tmp_path, name="run", variant=variant, steps=2, batch=2,  # type: ignore[arg-type]
-        lr=1e-2, validate_every=2, device="cpu", recipe=QUICK,
+        lr=1e-2, validate_every=2, device="cpu", watch=QUICK, hint=HintOptions(HINT),
     )  # fmt: skip
     folder = run_training(config)
     checkpoint = folder / read_json(folder / "summary.json")["checkpoint"]
@@ -101,7 +101,7 @@ def test_every_variant_trains_saves_loads_and_draws(
 def test_an_unlocked_decoder_is_trained_saved_and_drawn_with(model_folder: Path, dataset: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         dataset=dataset, model=str(model_folder), out=tmp_path, name="run", unlock_decoder=True, steps=2, batch=2,
-        lr=1e-2, validate_every=2, device="cpu", recipe=QUICK,
+        lr=1e-2, validate_every=2, device="cpu", watch=QUICK, hint=HintOptions(HINT),
     )  # fmt: skip
     folder = run_training(config)
     checkpoint = folder / read_json(folder / "summary.json")["checkpoint"]
@@ -119,7 +119,7 @@ def test_an_unlocked_decoder_is_trained_saved_and_drawn_with(model_folder: Path,
 def test_sdxl_trains_validates_and_draws(xl_folder: Path, dataset: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         dataset=dataset, model=str(xl_folder), out=tmp_path, name="run", steps=2, batch=2, lr=1e-2, validate_every=2,
-        device="cpu", recipe=QUICK,
+        device="cpu", watch=QUICK, hint=HintOptions(HINT),
     )  # fmt: skip
     folder = run_training(config)
     checkpoint = folder / read_json(folder / "summary.json")["checkpoint"]
