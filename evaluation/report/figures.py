@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from evaluation.metrics.checks import cautions
 from evaluation.scores import PictureSet
 from pipeline.contract.figures import GREY, PALETTE, new_figure, save_figure
 from pipeline.contract.files import atomic, write_json
@@ -66,7 +67,10 @@ def draw_figures(work: Evaluation) -> Path:
         "dataset": work.samples.name,
         "condition": work.samples.condition,
         "model": work.target.model_label,
-        "recipe": {"label": work.recipe.label, **{k: str(v) for k, v in vars(work.recipe).items()}},
+        "recipe": {"label": work.recipe.label, **{k: str(v) for k, v in vars(work.recipe).items()}}
+        if first.sampled
+        else {},
+        "cautions": cautions(len(own.indices), len(own.indices), work.judges.extractor.width),
         "summary": {k: v if isinstance(v, str) else canonical(v) for k, v in summary.items()},
         "judges": {"clip": work.judges.clip_id, "features": work.judges.extractor.name},
         "samples": len(work.samples),
