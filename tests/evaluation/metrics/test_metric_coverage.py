@@ -10,7 +10,10 @@ import pytest
 from benchmarks.intervals import Case, coverage, mean_cases, seed_cases, set_cases
 
 #: Cells of the table that lie outside the target, as it says, with the reason beside them there.
-KNOWN = {("mean (BCa)", "exponential", "16"), ("mean over seeds (t)", "exponential", "3")}
+KNOWN = {
+    ("mean (BCa)", "exponential", "16"), ("mean (BCa)", "Student, 3 degrees", "16"),
+    ("mean over seeds (t)", "exponential", "3"), ("mean over seeds (t)", "exponential", "5"),
+}  # fmt: skip
 
 
 def pools() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
