@@ -255,7 +255,8 @@ def test_compressed_or_empty_tars_are_refused(tmp_path: Path) -> None:
 def test_dots_within_names_and_maps_that_come_first(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         for name, data in (
-            ("a.v2.mine.png", picture(20)), ("a.v2.jpg", picture(90)), ("a.v2.txt", b"two dots"), ("b.1.jpg", picture(120)),
+            ("a.v2.mine.png", picture(20)), ("a.v2.jpg", picture(90)), ("a.v2.txt", b"two dots"),
+            ("b.1.jpg", picture(120)),
             ("b.1.jpg.txt", b"a suffix more"), ("c.jpg", picture(40)), ("c.hint.png", picture(60)), ("c.cls", b"3"),
         ):  # fmt: skip
             member = tarfile.TarInfo(name)
