@@ -104,7 +104,10 @@ def _score(run: Run, partner: Path, scoring: Scoring, images: int, places: Place
     from evaluation.results import read_results
 
     folder = places.scores / run.id / scoring.name
-    options = [option.format(run=run.folder, partner=partner) for option in scoring.options]
+    options = [
+        option.format(run=run.folder, partner=partner, dataset=run.dataset, model=run.model)
+        for option in scoring.options
+    ]
     subject = [] if "--control" in options else ["--run", str(run.folder)]
     arguments = [*subject, "--images", str(images), "--results", str(folder), "--device", places.device, *options]
     arguments += ["--workers", "1"]  # cells, not pictures, are what runs side by side
