@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Group = TypeVar("Group", bound=DataclassInstance)
 
-Variant = Literal["controlnet", "gaussian", "lite", "mlp", "only_mid"]
+Variant = Literal["controlnet", "gaussian", "lite", "mlp", "only_mid", "vae", "lora"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PrecisionOption = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Engine = Literal["channels_last", "compile", "checkpointing", "text_cache"]
@@ -128,6 +128,7 @@ class Preset:
     lr: float
     validate_every: int
     save_every: int
+    lora_rank: int
     optimizer: Optimizer
     hint: Hint
     watch: Watch
@@ -138,13 +139,13 @@ class Preset:
 #: on convergence wants (docs/convergence.md); `sd` spends less than a twentieth of its operations on them.
 PRESETS = {
     "tabletop": Preset(
-        steps=400, batch=16, lr=1e-3, validate_every=20, save_every=100,
+        steps=400, batch=16, lr=1e-3, validate_every=20, save_every=100, lora_rank=16,
         optimizer=Optimizer(warmup=20, schedule="cosine", weight_decay=1e-2, clip=1.0, ema=0.0, min_snr=0.0),
         hint=Hint((8, 16, 32, 64), "gaussian"),
         watch=Watch(loss_samples=32, fidelity_samples=12, sampling_steps=8, guidance=3.0, grid=8, log_every=10),
     ),
     "sd": Preset(
-        steps=10_000, batch=4, lr=1e-5, validate_every=500, save_every=500,
+        steps=10_000, batch=4, lr=1e-5, validate_every=500, save_every=500, lora_rank=128,
         optimizer=Optimizer(warmup=0, schedule="constant", weight_decay=1e-2, clip=1.0, ema=0.0, min_snr=0.0),
         hint=Hint((16, 32, 96, 256), "released"),
         watch=Watch(loss_samples=24, fidelity_samples=8, sampling_steps=8, guidance=7.5, grid=8, log_every=10),
@@ -165,7 +166,8 @@ class TrainConfig:
         0  # 0: the order is the dataset's rank; S: a hash order of its own, so that seeds have own subsets
     )
     preset: str = ""  # tabletop or sd; empty: tabletop for model=tabletop, else sd
-    variant: Variant = "controlnet"  # the paper's, or an ablation (paper, figure 8, and ControlNet discussion 188)
+    variant: Variant = "controlnet"  # the paper's, an ablation (paper, figure 8), or vae and lora (CtrLoRA)
+    lora_rank: int | None = None  # of the updates that --variant lora trains
     unlock_decoder: bool = False  # train the prior's decoder too ("sd_locked off"), at a fifth of the rate
     init: str = ""  # start from the ControlNet in this folder or hub name (see also cnlab-train transfer)
     extend: Path | None = None  # runs/ID: its options, with more --steps; a constant schedule alone can be extended
@@ -220,6 +222,7 @@ class TrainConfig:
             validate_every=row.validate_every if self.validate_every is None else self.validate_every,
             save_every=row.save_every if self.save_every is None else self.save_every,
             device=self.device,
+            lora_rank=row.lora_rank if self.lora_rank is None else self.lora_rank,
         )
         training.check()
         return training
@@ -254,11 +257,12 @@ class Training:
     validate_every: int
     save_every: int
     device: str
+    lora_rank: int = 16
 
     def check(self) -> None:
         """Refuse what cannot work; raises CnlabError with one line."""
         _check_numbers(self)
-        least = dict.fromkeys(("steps", "batch", "accumulate", "save_every", "validate_every"), 1)
+        least = dict.fromkeys(("lora_rank", "steps", "batch", "accumulate", "save_every", "validate_every"), 1)
         _check_least(self, "--", {**least, "seed": 0, "order_seed": 0})
         _check_least(self.watch, "--watch.", WATCH_LEAST)
         _check_least(self.save, "--save.", {"minutes": 0, "keep": 1})
@@ -302,7 +306,12 @@ class Training:
             "model": model,
             "dataset": dataset,
             "init": init,
+            **self._further(),
         }
+
+    def _further(self) -> dict[str, Any]:
+        """Of the identity: options that decide only where they are in use, so that other runs are as they were."""
+        return {"lora_rank": self.lora_rank} if self.variant == "lora" else {}
 
     def fingerprint(self, dataset: str, model: str, init: str = "") -> str:
         """sha256 of `identity`."""
@@ -331,7 +340,7 @@ def training_from(record: dict[str, Any]) -> Training:
     """The reverse of `Training.as_dict`; raises CnlabError for a record of another version."""
     groups: dict[str, type[Any]] = {"optimizer": Optimizer, "hint": Hint, "watch": Watch, "save": Save}
     try:
-        values = {f.name: record[f.name] for f in fields(Training)}
+        values = {f.name: record[f.name] for f in fields(Training) if f.name in record or f.default is MISSING}
         for name, kind in groups.items():
             values[name] = kind(**values[name])
     except (KeyError, TypeError) as error:

@@ -206,6 +206,7 @@ def _control(unet: UNet2DConditionModel, training: Training) -> ControlNetModel:
     hint = training.hint
     if training.variant in LIGHT:
         return build_control(unet, hint.channels, 0, hint.init, training.variant)
+    # vae: a little more (the encoder's weights); lora: less (gradients and optimizer states of the updates alone)
     return ControlNetModel.from_unet(
         unet, conditioning_embedding_out_channels=hint.channels, load_weights_from_unet=False
     ).train()

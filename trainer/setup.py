@@ -53,7 +53,16 @@ def build_models(training: Training, prior: Prior, device: torch.device, ranks: 
     if "channels_last" in training.engine and not (on_cpu and half):
         memory = torch.channels_last
     hint = training.hint
-    control = build_control(prior.unet, hint.channels, training.seed, hint.init, training.variant, training.init)
+    control = build_control(
+        prior.unet,
+        hint.channels,
+        training.seed,
+        hint.init,
+        training.variant,
+        training.init,
+        vae=prior.vae,
+        rank=training.lora_rank,
+    )
     control.to(device)
     prior.unet.to(device)
     if "text_cache" not in training.engine:

@@ -13,6 +13,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from pipeline.contract.errors import CnlabError
+from trainer.nets.lora import FACTORS, factors
 from trainer.state.checkpoint import (
     load_optimizer,
     load_tensors,
@@ -67,6 +68,8 @@ class Trained:
                 if self.unlocked is not None:
                     self.unlocked.save_pretrained(place / "unet")
             save_tensors(optimizer_tensors(self.optimizer), place / "optimizer.safetensors")
+            if updates := factors(self.control):
+                save_tensors(dict(updates), place / FACTORS)
             if self.ema is not None:
                 save_tensors(_numbered(self.params), place / "raw.safetensors")
                 save_tensors(_numbered(self.ema.shadow_params), place / "ema.safetensors")
@@ -79,6 +82,11 @@ class Trained:
         self.control.load_state_dict(load_tensors(folder / WEIGHTS))
         if self.unlocked is not None:
             self.unlocked.load_state_dict(load_tensors(folder / "unet" / WEIGHTS))
+        if updates := factors(self.control):
+            values = load_tensors(folder / FACTORS)
+            with torch.no_grad():
+                for name, parameter in updates.items():
+                    parameter.copy_(values[name])
         if self.ema is not None:
             shadow, raw = (load_tensors(folder / f"{name}.safetensors") for name in ("ema", "raw"))
             with torch.no_grad():
