@@ -16,6 +16,7 @@ from pipeline.contract.files import atomic, write_json
 from pipeline.contract.identity import canonical
 from pipeline.contract.pictures import Tile, picture_sheet, write_picture
 from pipeline.fidelity import LOWER_IS_BETTER, main_measure
+from trainer.convergence.words import verdict_words
 from trainer.run_folder import read_convergence, read_log, read_validation
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def draw_figures(work: Evaluation) -> Path:
         "measure": scores[0] if scores else "",
         "tiles": tiles,
         "curves": draw_curves(run.folder, folder / "curves.png") if run else False,
-        "convergence": convergence_words(read_convergence(run.folder)) if run else "",
+        "convergence": verdict_words(read_convergence(run.folder)) if run else "",
     }
     write_json(folder / INDEX, index)
     return folder
@@ -143,12 +144,6 @@ def _write_grid(work: Evaluation, folder: Path, shown: list[PictureSet], indices
     sheet = picture_sheet(tiles, len(columns), min(LARGEST, work.samples.size), GAP)
     with atomic(folder / "grid.png") as temporary:
         sheet.save(temporary, "PNG")
-
-
-def convergence_words(verdict: dict[str, Any]) -> str:
-    """The trainer's verdict on convergence in a line, with the interval of the step; "" where there is none."""
-    reason, interval = str(verdict.get("reason", "")), verdict.get("interval")
-    return f"{reason}; 95 % interval {interval[0]} to {interval[1]}" if interval else reason
 
 
 def draw_curves(run_dir: Path, path: Path) -> bool:

@@ -18,7 +18,7 @@ LIGHT = {"lite": "conv", "mlp": "mlp"}  # variants without a copy of the encoder
 CLASSES: dict[str, Any] = {"ControlNetLite": ControlNetLite, "ControlNetVae": ControlNetVae}
 
 
-def build_control(  # noqa: PLR0913
+def build_control(
     unet: UNet2DConditionModel,
     hint: tuple[int, ...],
     seed: int,
@@ -29,14 +29,16 @@ def build_control(  # noqa: PLR0913
     vae: AutoencoderKL | None = None,
     rank: int = 16,
 ) -> ControlNetModel:
-    """Build a net whose 13 outputs are added to the prior's skips and middle (paper, eq. 2, section 3.2), to be trained.
+    """Build the net to be trained: its 13 outputs are added to the prior (paper, eq. 2, section 3.2).
 
     Parameters
     ----------
     unet
         The prior's UNet.
     hint
-        Channels of the hint encoder, whose weights are random by ``seed``.
+        Channels of the hint encoder.
+    seed
+        Of its weights.
     hint_init
         ``released``: PyTorch's default, as in the released code and diffusers; ``gaussian``: see `init_hint`.
     variant
@@ -92,6 +94,7 @@ def _freeze_outputs(control: ControlNetModel, init: str) -> None:
             )
         for parameter in zero.parameters():
             nn.init.zeros_(parameter).requires_grad_(False)
+
 
 def load_control(where: str | Path, dtype: torch.dtype = torch.float32) -> ControlNetModel:
     """Load a ControlNet of any variant from its folder or a hub name; raises CnlabError when it cannot be had."""

@@ -42,7 +42,7 @@ class ControlNetVae(ControlNetModel):  # type: ignore[misc]  # diffusers counts 
 
     @torch.no_grad()
     def encode(self, maps: Tensor) -> Tensor:
-        """(B, 3, H, W) maps in [0, 1] -> (B, C, h, w) posterior means, scaled, outside autocast; below 0 counts as 0."""
+        """(B, 3, H, W) maps in [0, 1] -> (B, C, h, w) posterior means, scaled; below 0 counts as 0."""
         weight = next(self.encoder.parameters())
         with torch.autocast(maps.device.type, enabled=False):
             pictures = maps.to(weight.dtype).clamp(0, 1) * 2 - 1

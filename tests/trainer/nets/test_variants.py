@@ -227,7 +227,9 @@ def test_a_low_rank_update_is_merged_in_the_folder(prior: Prior, tmp_path: Path)
         own, theirs = (predict(prior.unet, net, batch) for net in (control, loaded.train()))
     assert torch.allclose(own, theirs, atol=1e-4)
     trained = {name for name, p in control.named_parameters() if p.requires_grad}
-    assert not any("attn1.to_q.weight" in name or "conv1.weight" in name or name.startswith("conv_in") for name in trained)
+    assert not any(
+        "attn1.to_q.weight" in name or "conv1.weight" in name or name.startswith("conv_in") for name in trained
+    )
     assert any(".norm1." in name for name in trained)
     assert any(name.startswith("controlnet_cond_embedding") for name in trained)
 
