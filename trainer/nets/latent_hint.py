@@ -47,7 +47,8 @@ class ControlNetVae(ControlNetModel):  # type: ignore[misc]  # diffusers counts 
         with torch.autocast(maps.device.type, enabled=False):
             pictures = maps.to(weight.dtype).clamp(0, 1) * 2 - 1
             mean = self.quant_conv(self.encoder(pictures)).chunk(2, 1)[0]
-        return (mean * self.scaling_factor).to(maps.dtype)
+        latents: Tensor = (mean * self.scaling_factor).to(maps.dtype)
+        return latents
 
     def forward(
         self,
@@ -68,7 +69,7 @@ def with_latent_hint(control: ControlNetModel, vae: AutoencoderKL) -> ControlNet
     known = ControlNetModel._get_init_keys(ControlNetModel)
     copy = {k: v for k, v in control.config.items() if k in known}
     autoencoder = {k: v for k, v in vae.config.items() if not k.startswith("_")}
-    net = ControlNetVae(copy=copy, autoencoder=autoencoder)
+    net: ControlNetVae = ControlNetVae(copy=copy, autoencoder=autoencoder)
     state = {k: v for k, v in control.state_dict().items() if not k.startswith("controlnet_cond_embedding.")}
     state |= {f"encoder.{k}": v for k, v in vae.encoder.state_dict().items()}
     if vae.quant_conv is not None:
