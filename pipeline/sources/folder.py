@@ -58,7 +58,8 @@ class Folder:
         self.read = read or ReadConfig()
         if not where or not self.root.is_dir():
             raise CnlabError(f"source folder {where!r} is not a directory; give SOURCE=folder:PATH")
-        self._listed = sorted(_walk(self.root, "", self.read.follow_links, (os.path.realpath(self.root),)))
+        linked: list[str] = []  # folders that are not entered
+        self._listed = sorted(_walk(self.root, "", self.read.follow_links, (os.path.realpath(self.root),), linked))
         pictures = [f for f in self._listed if is_image(f)]
         tables = [f for f in self._listed if is_metadata(f)]
         matched = match_metadata(self.root, tables, Names(self.root, pictures), len(pictures), self.read)
@@ -72,6 +73,8 @@ class Folder:
         self._sidecars = self._find_sidecars()
         self.given = tuple(sorted(self._maps))
         self.notes = (*matched.notes, *self._account(pictures, tables, taken))
+        if linked:
+            self.notes += (f"{len(linked)} linked folders are not entered, e.g. {linked[0]}; --follow-links does",)
 
     # which file belongs to which picture
 
@@ -249,8 +252,8 @@ def _without(files: list[str]) -> str:
     return f"; not read: {', '.join(parts)}" if parts else ""
 
 
-def _walk(root: Path, below: str, follow: bool, above: tuple[str, ...]) -> Iterator[str]:
-    """Relative paths of all files; hidden ones are left out, and linked folders unless ``follow``."""
+def _walk(root: Path, below: str, follow: bool, above: tuple[str, ...], linked: list[str]) -> Iterator[str]:
+    """Relative paths of all files; hidden ones are left out; linked folders, unless ``follow``, go into ``linked``."""
     folders = []
     with os.scandir(root / below) as entries:
         for entry in entries:
@@ -259,13 +262,15 @@ def _walk(root: Path, below: str, follow: bool, above: tuple[str, ...]) -> Itera
             name = posixpath.join(below, entry.name)
             if entry.is_dir(follow_symlinks=follow):
                 folders.append(name)
-            elif not (entry.is_symlink() and (root / name).is_dir()):
+            elif entry.is_symlink() and (root / name).is_dir():
+                linked.append(name)
+            else:
                 yield name
     for name in folders:
         real = os.path.realpath(root / name)
         if real in above:  # a link to a folder that holds it
             continue
         try:
-            yield from _walk(root, name, follow, (*above, real))
+            yield from _walk(root, name, follow, (*above, real), linked)
         except PermissionError as error:
             raise CnlabError(f"{root / name} cannot be listed; allow reading it or move it away") from error
