@@ -1,7 +1,7 @@
 # Everything people type. `make` alone runs the main job on the embedded default: dataset, train, eval, study.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all dataset train eval study experiment size report prior test test-fast proofs lint bench benchgpu clean help
+.PHONY: all dataset train eval study experiment sweep report prior test test-fast proofs lint bench benchgpu clean help
 .DEFAULT_GOAL := all
 
 SIZE      ?= 2k        # training samples; accepts 50k
@@ -73,7 +73,7 @@ experiment: $(READY) ## cells trained and scored -> results/experiments/NAME (NA
 	$(BIN)/cnlab-eval experiment $(or $(NAME),size) --source "$(SOURCE)" --condition $(CONDITION) --model "$(MODEL)" \
 	  --scheduler "$(SCHEDULER)" $(if $(SIZES),--sizes $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
-size: ## how many images? the experiment on dataset sizes
+sweep: ## how many images? the experiment on dataset sizes
 	$(MAKE) --no-print-directory experiment NAME=size
 
 report: $(READY) ## results/report.html from what results/ holds
