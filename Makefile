@@ -13,7 +13,7 @@ SEED      ?= 1         # of data, training and generation
 WORKERS   ?= 2         # local Dask processes
 SCHEDULER ?=           # running Dask scheduler, e.g. tcp://host:8786
 IMAGES    ?= 128       # held-out samples to generate and score
-ITEMS     ?= 20        # pairs a user-study sheet shows
+ITEMS     ?= 40        # pairs a user-study sheet shows, in blocks of three times as many
 SIZES     ?=           # subsets of an experiment, e.g. 4,64,1k; empty: the experiment's
 SEEDS     ?=           # training seeds of an experiment; empty: the experiment's
 ARGS      ?=           # further options of the stage, e.g. ARGS="--image-size 512"
@@ -79,9 +79,13 @@ sweep: ## how many images? the experiment on dataset sizes
 report: $(READY) ## results/report.html from what results/ holds
 	$(BIN)/cnlab-eval report
 
+# as many blocks as the evaluated samples fill, at most three
+POOL = $(shell n=$$(( $(IMAGES) / $(ITEMS) )); echo $$(( (n > 3 ? 3 : n < 1 ? 1 : n) * $(ITEMS) )))
+
 study: $(READY) ## blinded sheets, ControlNet against the prior alone -> studies/NAME (ITEMS)
 	@echo "== study"
-	$(BIN)/cnlab-study make --a "$(RUN)" --b "$(RUN)/prior" --dataset "data/$(DATA)" --out "studies/$(RUN)" --items $(ITEMS)
+	$(BIN)/cnlab-study make --subjects "$(RUN)" "$(RUN)/prior" --dataset "data/$(DATA)" --out "studies/$(RUN)" \
+	  --items.per-sheet $(ITEMS) --items.pool $(POOL)
 
 prior: $(READY) ## train the shipped tabletop models from nothing (hours)
 	$(BIN)/python -m trainer.prior

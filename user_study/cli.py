@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import tyro
 from tyro.extras import SubcommandApp
 
 from pipeline.contract.errors import run_cli
@@ -9,10 +12,11 @@ from user_study.config import Analyse, Import, Make, Plan, Simulate, Tidy
 
 # Every import inside a function waits for it: the libraries behind them take seconds, and --help is to be quick.
 app = SubcommandApp()
+FLAT = tyro.conf.arg(name="")  # options are called --study, not --config.study
 
 
 @app.command(name="make")
-def make(config: Make, /) -> None:
+def make(config: Annotated[Make, FLAT]) -> None:
     """Build blinded sheets from generated or real pictures."""
     from user_study.sheets.make import make_study
 
@@ -20,7 +24,7 @@ def make(config: Make, /) -> None:
 
 
 @app.command(name="import")
-def import_(config: Import, /) -> None:
+def import_(config: Annotated[Import, FLAT]) -> None:
     """Check answers, write votes, analysis and report, and add rows to the results table."""
     from user_study.votes.collect import import_answers
 
@@ -28,7 +32,7 @@ def import_(config: Import, /) -> None:
 
 
 @app.command(name="tidy")
-def tidy(config: Tidy, /) -> None:
+def tidy(config: Annotated[Tidy, FLAT]) -> None:
     """Analyse votes made elsewhere, a CSV with the columns rater, item, choice."""
     from user_study.votes.tidy import import_table
 
@@ -36,7 +40,7 @@ def tidy(config: Tidy, /) -> None:
 
 
 @app.command(name="analyse")
-def analyse(config: Analyse, /) -> None:
+def analyse(config: Annotated[Analyse, FLAT]) -> None:
     """Print the analysis of the imported votes and write analysis.json and report.html."""
     from user_study.analysis.analyse import analyse_study
 
@@ -44,7 +48,7 @@ def analyse(config: Analyse, /) -> None:
 
 
 @app.command(name="plan")
-def plan(config: Plan, /) -> None:
+def plan(config: Annotated[Plan, FLAT]) -> None:
     """How many raters and items a wanted effect needs, by simulation."""
     from user_study.design.plan import plan_study
 
@@ -52,7 +56,7 @@ def plan(config: Plan, /) -> None:
 
 
 @app.command(name="simulate")
-def simulate(config: Simulate, /) -> None:
+def simulate(config: Annotated[Simulate, FLAT]) -> None:
     """Fill a study's sheets with simulated raters, labelled so in every file."""
     from user_study.votes.simulate import simulate_study
 

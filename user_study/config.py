@@ -246,7 +246,7 @@ class Simulate:
         _check(
             {
                 "--raters must be at least 1": self.raters >= 1,
-                "--careless and --bursts must lie in [0, 1]": 0 <= min(self.careless, self.bursts)
+                "--careless and --bursts must lie in [0, 1]": min(self.careless, self.bursts) >= 0
                 and max(self.careless, self.bursts) <= 1,
                 "--item-sd, --rater-sd and --ties must not be negative": min(self.item_sd, self.rater_sd, self.ties)
                 >= 0,

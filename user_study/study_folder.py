@@ -23,7 +23,8 @@ SIMULATED = "simulated"  # folder of simulated answers, votes and reports within
 #: Columns of votes.parquet, in order. ``shown``: JSON of the subjects from left to right; ``winner``: the subject
 #: chosen (of a ranking the first, in discrimination the kind that was said), or tie or unseen.
 COLUMNS = (
-    "study", "sheet", "rater", "trial", "item", "key", "kind", "shown", "choice", "winner", "response_ms", "simulated",
+    "study", "sheet", "rater", "trial", "item", "key", "group", "kind", "shown", "choice", "winner",
+    "response_ms", "simulated",
 )  # fmt: skip
 UNKNOWN_RULES = {"catch_allowed": 1, "repeats_needed": 0, "margin": 0.1}
 
@@ -38,8 +39,8 @@ class Study:
     header : dict
     names : dict of str
         Letter of a side -> subject as in the results table.
-    keys : dict of str
-        Item -> key of the sample in the dataset; of the picture group too, joined by ``#``.
+    keys, groups : dict
+        Item -> key of the sample in the dataset, and generation group of its pictures.
     trials : dict of dict of Trial
         Sheet -> trial id -> trial.
     seeds : dict of str
@@ -50,6 +51,7 @@ class Study:
     header: dict[str, Any]
     names: dict[str, str]
     keys: dict[str, str]
+    groups: dict[str, int]
     trials: dict[str, dict[str, Trial]]
     seeds: dict[str, str]
 
@@ -105,7 +107,7 @@ def read_study(folder: Path) -> Study:
 def _read_key(folder: Path, header: dict[str, Any]) -> Study:
     if header.get("foreign"):
         names = dict(zip("abcdefghij", header["config"]["subjects"], strict=False))
-        return Study(folder, header, names, {}, {}, {})
+        return Study(folder, header, names, {}, {}, {}, {})
     path = folder / KEY
     key = read_json(path)
     if sha256_file(path) != header["key_sha256"]:
@@ -116,7 +118,7 @@ def _read_key(folder: Path, header: dict[str, Any]) -> Study:
     }
     seeds = {name: str(sheet["seed"]) for name, sheet in key["sheets"].items()}
     names = key["subjects"] if "subjects" in key else {"a": key["a"], "b": key["b"]}
-    study = Study(folder, header, dict(names), dict(key["items"]), trials, seeds)
+    study = Study(folder, header, dict(names), dict(key["items"]), dict(key.get("groups", {})), trials, seeds)
     for name, sheet in header["sheets"].items():
         if study.page(name).exists() and sha256_file(study.page(name)) != sheet["sha256"]:
             raise CnlabError(f"{study.page(name)} was changed after the study was made; put the original back")
@@ -199,7 +201,9 @@ def read_votes(path: Path) -> pd.DataFrame:
     try:
         votes = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise CnlabError(f"{path} cannot be read ({first_line(error)}); delete it and import the answers again") from error
+        raise CnlabError(
+            f"{path} cannot be read ({first_line(error)}); delete it and import the answers again"
+        ) from error
     missing = [name for name in ("rater", "item", "kind", "choice", "winner") if name not in votes.columns]
     if missing:
         raise CnlabError(f"{path} lacks the columns {', '.join(missing)}; import the answers again")

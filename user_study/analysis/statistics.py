@@ -72,7 +72,7 @@ class Overdispersion:
     factor : float
         ``chi_square / df``: 1 when raters differ as by chance.
     icc : float
-        Share of a vote's variance that its rater explains, (factor - 1) / (factor - 1 + m), m votes a rater.
+        Correlation of two votes of a rater, (factor - 1) / (m - 1) with m votes a rater, at least 0.
     effective_n : float
         Independent votes that would say as much about the mean, n / (1 + (m - 1) icc).
     """
@@ -101,7 +101,7 @@ def overdispersion(right: ArrayLike, n: ArrayLike) -> Overdispersion | None:
     df = k.size - 1
     per_rater = float((m.sum() - (m**2).sum() / m.sum()) / df)  # m where raters answered equally many
     factor = statistic / df
-    icc = max(0.0, (factor - 1) / (factor - 1 + per_rater))
+    icc = max(0.0, (factor - 1) / (per_rater - 1)) if per_rater > 1 else 0.0
     effective = float(m.sum()) / (1 + (per_rater - 1) * icc)
     return Overdispersion(statistic, df, float(chi2.sf(statistic, df)), factor, icc, effective)
 

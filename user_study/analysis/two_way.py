@@ -48,8 +48,10 @@ class Mean:
 def two_way_mean(votes: ArrayLike, rater: ArrayLike, item: ArrayLike, used: ArrayLike | None = None) -> Mean:
     """Mean and two-way variance of each row of ``votes``.
 
-    V = V_rater + V_item - V_cell, each the sum of squared sums of residuals over its clusters times G / (G - 1), and at
-    least the larger of the first two. Degrees of freedom after Satterthwaite: V^2 / sum(V_k^2 / (G_k - 1)), or those of
+    V = V_rater + V_item - V_cell: squared sums of residuals over raters and over items times G / (G - 1), less the
+    squares of what is left in a cell without its rater's and item's means (they are counted in both); at least the
+    larger of the first two. In a complete table this is (MS_rater + MS_item - MS_cell) / n of the analysis of variance.
+    Degrees of freedom after Satterthwaite: V^2 / sum(V_k^2 / (G_k - 1)), or those of
     the larger one where it stands alone.
 
     Parameters
@@ -73,8 +75,16 @@ def two_way_mean(votes: ArrayLike, rater: ArrayLike, item: ArrayLike, used: Arra
     with np.errstate(divide="ignore", invalid="ignore"):
         value = (values * weight).sum(-1) / n
         residual = (values - value[..., None]) * weight
-        parts, sizes = zip(*(_clustered(residual, weight, labels) for labels in (raters, items, cells)), strict=True)
-        by_rater, by_item, by_cell = (part / n**2 for part in parts)
+        rater_sums, rater_sizes = _sums(residual, weight, raters)
+        item_sums, item_sizes = _sums(residual, weight, items)
+        sizes = [(size > 0).sum(-1).astype(np.float64) for size in (rater_sizes, item_sizes)]
+        sizes.append(np.maximum(n - sizes[0] - sizes[1] + 2, 2.0))
+        by_rater = (rater_sums**2).sum(-1) * sizes[0] / (sizes[0] - 1) / n**2
+        by_item = (item_sums**2).sum(-1) * sizes[1] / (sizes[1] - 1) / n**2
+        means = [np.divide(s, size, where=size > 0, out=np.zeros_like(s)) for s, size in
+                 ((rater_sums, rater_sizes), (item_sums, item_sizes))]  # fmt: skip
+        left = residual - (means[0][..., raters] + means[1][..., items]) * weight
+        by_cell = (_sums(left, weight, cells)[0] ** 2).sum(-1) / n / (sizes[2] - 1)
         larger = np.maximum(by_rater, by_item)
         variance = np.maximum(by_rater + by_item - by_cell, larger)
         terms = zip((by_rater, by_item, by_cell), sizes, strict=True)
@@ -83,16 +93,13 @@ def two_way_mean(votes: ArrayLike, rater: ArrayLike, item: ArrayLike, used: Arra
     return Mean(value, variance, np.where(variance > larger, df, single), n, sizes[0], sizes[1])
 
 
-def _clustered(residual: Floats, weight: Floats, labels: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Sum of squared cluster sums times G / (G - 1), and G, the number of clusters with a vote."""
+def _sums(residual: Floats, weight: Floats, labels: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Sums of residuals and of weights by cluster, (..., G) each."""
     if np.array_equal(labels, np.arange(labels.size)):
-        sums, sizes = residual, weight
-    else:
-        member = np.zeros((labels.size, int(labels.max(initial=0)) + 1))
-        member[np.arange(labels.size), labels] = 1
-        sums, sizes = residual @ member, weight @ member
-    groups = (sizes > 0).sum(-1).astype(np.float64)
-    return (sums**2).sum(-1) * groups / (groups - 1), groups
+        return residual, weight
+    member = np.zeros((labels.size, int(labels.max(initial=0)) + 1))
+    member[np.arange(labels.size), labels] = 1
+    return residual @ member, weight @ member
 
 
 def _degenerate(mean: Mean) -> NDArray[np.bool_]:
@@ -146,7 +153,7 @@ def rate_below(mean: Mean, rate: float) -> Floats:
 
 def difference_test(mean: Mean, rate: float = 0.5) -> Floats:
     """Two-sided p value in [0, 1] of the hypothesis that the win rate is ``rate``; 1 below two raters or items."""
-    return np.minimum(1.0, 2 * np.minimum(rate_above(mean, rate), rate_below(mean, rate)))
+    return np.asarray(np.minimum(1.0, 2 * np.minimum(rate_above(mean, rate), rate_below(mean, rate))))
 
 
 def equivalence_test(mean: Mean, margin: float, rate: float = 0.5) -> Floats:

@@ -60,6 +60,8 @@ def make_study(config: Make) -> Path:
     """
     dataset = Triplets(config.dataset)
     sides = tuple(load_side(config.results, name, dataset) for name in config.subjects)
+    if len({side.name for side in sides}) < len(sides):
+        raise CnlabError(f"{', '.join(config.subjects)}: two of them are the same; compare different ones")
     column = _map_column(config, sides, dataset)
     text = page_text(config.show.strings)
     resolved = _resolved(config, sides, dataset, column, text)
@@ -157,9 +159,7 @@ def _design(resolved: dict[str, Any], salt: str, sides: tuple[Side, ...], datase
     return Design(resolved, salt, layout, items, dict(zip(names[pool:], places[pool:], strict=True)))
 
 
-def _encode_all(
-    design: Design, sides: tuple[Side, ...], dataset: Triplets, column: str | None
-) -> dict[str, Encoded]:
+def _encode_all(design: Design, sides: tuple[Side, ...], dataset: Triplets, column: str | None) -> dict[str, Encoded]:
     """Every picture at one size, the smallest that occurs among the sides, and at one length."""
     places = design.items | design.spare
     rows = _rows(dataset, {place.key for place in places.values()}, column)

@@ -58,12 +58,18 @@ def page_text(path: Path | None) -> dict[str, str]:
         return english
     table = read_json(path)
     if not isinstance(table, dict) or not all(isinstance(text, str) for text in table.values()):
-        raise CnlabError(f"{path} is not a table of texts; copy user_study/sheets/templates/strings.en.json and edit it")
+        raise CnlabError(
+            f"{path} is not a table of texts; copy user_study/sheets/templates/strings.en.json and edit it"
+        )
     wrong = sorted(english.keys() ^ table.keys()) or [
-        name for name, text in english.items() if set(PLACEHOLDER.findall(text)) != set(PLACEHOLDER.findall(table[name]))
+        name
+        for name, text in english.items()
+        if set(PLACEHOLDER.findall(text)) != set(PLACEHOLDER.findall(table[name]))
     ]
     if wrong:
-        raise CnlabError(f"{path}: {', '.join(wrong[:5])} missing, unknown or without the placeholders of the English text")
+        raise CnlabError(
+            f"{path}: {', '.join(wrong[:5])} missing, unknown or without the placeholders of the English text"
+        )
     return {name: clean_text(text) for name, text in table.items()}
 
 

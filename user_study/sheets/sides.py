@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluation.generations import MANIFEST
+from evaluation.generations import find_generated
+from evaluation.samples import EvalSet, split_fingerprint
+from evaluation.subjects import plain_name
+from evaluation.targets import Folder
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import read_json
 from pipeline.contract.pictures import decode_image, read_picture
-from trainer.run_folder import SUMMARY
+from trainer.run_folder import read_summary
 
 if TYPE_CHECKING:
     from pipeline.contract.dataset import Triplets
     from pipeline.contract.pictures import Picture
 
-ARMS = ("control", "shuffled", "prior")
 REAL = "real"
 
 
@@ -52,29 +53,33 @@ def load_side(results: Path, name: str, dataset: Triplets) -> Side:
     """Open the pictures of a subject; raises CnlabError when they are missing, damaged, or of another dataset."""
     if name == REAL:
         return Side(REAL, dataset.fingerprint, None, _real(dataset))
-    run, _, arm = name.partition("/")
-    arm = arm or "control"
-    if not run or arm not in ARMS:
-        raise CnlabError(f"{name!r} is not RUNID, RUNID/shuffled, RUNID/prior or real")
-    folder = results / "generations" / run / arm
-    manifest = read_json(folder / MANIFEST)
-    try:
-        files = {(str(i["key"]), int(i.get("group", i["seed"]))): str(i["file"]) for i in manifest["images"]}
-        fingerprint = str(manifest["fingerprint"])
-    except (KeyError, TypeError) as error:
-        raise CnlabError(f"{folder / MANIFEST} lacks {error}; delete the folder and generate again") from error
-    for file in files.values():
-        if Path(file).name != file:
-            raise CnlabError(f"{folder / MANIFEST} names {file!r}, which is no plain file name")
-    side = run if arm == "control" else f"{run}/{arm}"
-    if manifest.get("dataset") != dataset.header.get("name"):
+    if name.startswith("folder:"):
+        return _folder(Path(name.removeprefix("folder:")), dataset)
+    generated = find_generated(results, name)
+    manifest, header = generated.manifest, dataset.header
+    if manifest.get("dataset") != header["name"]:
         raise CnlabError(
-            f"{side} was generated from dataset {manifest.get('dataset')!r}, not from {dataset.folder} "
-            f"({dataset.header.get('name')!r}); all sides and the maps have to come from one dataset"
+            f"{generated.subject} was generated from dataset {manifest.get('dataset')!r}, not from {dataset.folder} "
+            f"({header['name']!r}); all sides and the maps have to come from one dataset"
         )
-    if manifest.get("config", {}).get("dataset") not in (None, dataset.fingerprint):
-        raise CnlabError(f"{side} was generated from {dataset.folder} before it changed; generate it again")
-    return Side(side, fingerprint, frozenset(files), lambda key, group: read_picture(folder / files[key, group]))
+    of = manifest.get("config", {}).get("dataset")
+    if isinstance(of, str) and of not in (dataset.fingerprint, split_fingerprint(dataset)):
+        raise CnlabError(
+            f"{generated.subject} was generated from {dataset.folder} before it changed; generate it again"
+        )
+    places = frozenset((str(entry["key"]), int(entry["group"])) for entry in manifest["images"])
+    return Side(generated.subject, generated.fingerprint, places, generated.picture)
+
+
+def _folder(path: Path, dataset: Triplets) -> Side:
+    """Anybody's pictures, matched to samples by name as the evaluation does."""
+    if not path.is_dir():
+        raise CnlabError(f"{path} is not a folder; give folder:PATH with pictures in it")
+    samples = EvalSet(dataset.folder, dataset.header["conditions"][:1], dataset.count("eval"))
+    pictures = Folder(path, samples, None)
+    name = f"folder:{plain_name(str(path.resolve()))}"
+    places = frozenset((key, 0) for key in pictures.files)
+    return Side(name, pictures.identity, places, lambda key, group: read_picture(pictures.files[key]))
 
 
 def _real(dataset: Triplets) -> Callable[[str, int], Picture]:
@@ -99,5 +104,4 @@ def matched(sides: tuple[Side, ...], keys: list[str]) -> dict[str, list[int]]:
 
 def condition_of(runs: Path, side: Side) -> str:
     """Condition that a side's run was trained on; empty where the run is not at hand or it is no run."""
-    header = runs / side.run / SUMMARY
-    return str(read_json(header).get("condition") or "") if header.exists() else ""
+    return str(read_summary(runs / side.run).get("condition") or "")

@@ -53,7 +53,8 @@ class Filled:
     @property
     def name(self) -> str:
         """Name under which the document is stored: its own content decides it."""
-        return f"{self.sheet}-{self.rater}-{hashlib.sha256(canonical(self.document).encode(errors='replace')).hexdigest()[:8]}"
+        content = hashlib.sha256(canonical(self.document).encode(errors="replace")).hexdigest()
+        return f"{self.sheet}-{self.rater}-{content[:8]}"
 
 
 def seal(payload: dict[str, Any]) -> str:
@@ -132,7 +133,7 @@ def _show(value: object) -> str:
 
 
 def _answer_problem(answer: object, study: Study, sheet: str) -> str:
-    if not isinstance(answer, dict) or not ANSWER_FIELDS <= answer.keys():
+    if not isinstance(answer, dict) or not answer.keys() >= ANSWER_FIELDS:
         return f"is no answer that a sheet writes: {_show(answer)}"
     name = answer["trial"]
     if not isinstance(name, str) or name not in study.trials[sheet]:

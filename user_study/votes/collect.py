@@ -49,7 +49,9 @@ def import_answers(config: Import) -> None:
         _list(refused, len(checked) - len(good), len(checked))
         if not good:
             write_refused(config.study, refused)
-            raise CnlabError(f"none of {len(checked)} files could be used; {refused[0]['file']} {refused[0]['problem']}")
+            raise CnlabError(
+                f"none of {len(checked)} files could be used; {refused[0]['file']} {refused[0]['problem']}"
+            )
         for simulated in sorted({filled.simulated for filled in good}):
             own = [filled for filled in good if filled.simulated == simulated]
             _import_part(config, study, own, refused, simulated)
@@ -139,6 +141,7 @@ def votes_table(study: Study, filled: Iterable[Filled]) -> pd.DataFrame:
                     trial.id,
                     trial.item,
                     study.keys.get(trial.item, ""),
+                    study.groups.get(trial.item, 0),
                     trial.kind,
                     json.dumps(shown),
                     answer["choice"],
@@ -147,7 +150,9 @@ def votes_table(study: Study, filled: Iterable[Filled]) -> pd.DataFrame:
                     session.simulated,
                 )
             )
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"response_ms": "int64", "simulated": "bool"})
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(
+        {"response_ms": "int64", "group": "int64", "simulated": "bool"}
+    )
 
 
 def winner(study: Study, trial: Trial, choice: str) -> str:

@@ -91,7 +91,7 @@ def parse(data: bytes, source: str) -> list[Document]:
     """Documents in the bytes of one file: JSON anywhere in it, or the CSV of a sheet."""
     if not data.strip(b"\0 \t\r\n"):
         return [Document(source, None, "is empty; ask for the file again")]
-    text = _decode(data).translate(PLAIN)
+    text = decode(data).translate(PLAIN)
     documents = [Document(source, _plain_numbers(d)) for d in _json_documents(text)]
     if documents:
         return documents
@@ -105,7 +105,8 @@ def parse(data: bytes, source: str) -> list[Document]:
     return [Document(source, None, "is not an answer file of a sheet")]
 
 
-def _decode(data: bytes) -> str:
+def decode(data: bytes) -> str:
+    """Text of a file in UTF-8 or UTF-16, with or without a mark; anything else as Windows writes it."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", errors="replace")
     if data[1:40:2].count(0) > 10 or data[0:40:2].count(0) > 10:  # UTF-16 without its mark
