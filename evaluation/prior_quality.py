@@ -157,7 +157,7 @@ class PriorQualityConfig:
 def measure(config: PriorQualityConfig) -> dict[str, Any]:
     """Every figure of the model cards."""
     n = config.samples
-    images, captions, _ = renders(config.work, HELD_OUT_SEED, max(4 * n, 64))
+    images, captions = renders(config.work, HELD_OUT_SEED, max(4 * n, 64))[:2]
     clip_folder = config.weights / "tabletop-clip"
     clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder)

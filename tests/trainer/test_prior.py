@@ -19,7 +19,7 @@ from trainer.models import WEIGHTS, load_prior
 from trainer.prior.clip import SWAPS, contrastive_loss, replaced, token_ids
 from trainer.prior.fit import FitConfig, batch_indices, fit
 from trainer.prior.models import TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
-from trainer.prior.renders import class_shares, renders
+from trainer.prior.renders import OBJECT_CLASSES, class_shares, object_classes, renders
 
 CAPTIONS = [sample_scene(5, i).caption for i in range(400)]
 
@@ -78,21 +78,22 @@ def test_clip_gives_equal_widths(tokenizer) -> None:  # type: ignore[no-untyped-
 
 
 def test_renders_resume_after_a_kill(tmp_path: Path) -> None:
-    images, captions, shares = renders(tmp_path, 3, 300, size=32, workers=1)
+    images, captions, shares, objects = renders(tmp_path, 3, 300, size=32, workers=1)
     assert captions[299] == sample_scene(3, 299).caption
     assert np.array_equal(images[7], render(sample_scene(3, 7), 32).image)
     ledger = tmp_path / "captions-3-300-32.jsonl"
     assert np.array_equal(shares[7], class_shares(render(sample_scene(3, 7), 32).segment))
-    whole, parts = np.array(images), np.array(shares)
+    whole, parts, whole_objects = np.array(images), np.array(shares), np.array(objects)
     kept = next(s for s in ledger.read_text().splitlines() if s)
     ledger.write_text(kept + '\n{"start": 250, "capt')  # the kill came in the middle of a line
     broken = np.lib.format.open_memmap(tmp_path / "images-3-300-32.npy", mode="r+")
     missing = slice(250, 300) if json.loads(kept)["start"] == 0 else slice(0, 250)
     broken[missing] = 0
     broken.flush()
-    again, texts, cells = renders(tmp_path, 3, 300, size=32, workers=1)
+    again, texts, cells, classes = renders(tmp_path, 3, 300, size=32, workers=1)
     assert np.array_equal(again, whole)
     assert np.array_equal(cells, parts)
+    assert np.array_equal(classes, whole_objects)
     assert texts == captions
 
 
@@ -103,6 +104,20 @@ def test_class_shares_counts_pixels() -> None:
     assert shares.shape == (8, 8, 7)
     assert shares[0, 0].tolist() == [64, 128, 0, 0, 64, 0, 0]
     assert (shares[1:] == [255, 0, 0, 0, 0, 0, 0]).all()
+
+
+def test_object_classes_name_the_largest_object_of_a_cell() -> None:
+    scene = next(s for s in (sample_scene(5, i) for i in range(50)) if len(s.things) == 2)
+    instance = np.zeros((32, 32), np.uint8)  # cells of 2 x 2
+    instance[:2, :2] = [[3, 3], [3, 2]]
+    instance[:2, 2:4] = 2
+    instance[2:4, :2] = 1
+    classes = object_classes(instance, scene.things)
+    assert classes.shape == (16, 16)
+    first, second = (2 + 8 * SHAPES.index(t.shape) + list(COLORS).index(t.color) for t in scene.things)
+    assert classes[0, :3].tolist() == [second, first, 0]
+    assert classes[1, 0] == 1
+    assert classes.max() < OBJECT_CLASSES
 
 
 def test_replaced_changes_one_word_of_the_kind() -> None:
