@@ -61,7 +61,8 @@ def replaced(ids: Tensor, words: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(some[:, None], ids.scatter(1, place, other[:, None]), ids)
 
 
-def _kind_ids(tokenizer: CLIPTokenizer, words: tuple[str, ...]) -> Tensor:
+def kind_ids(tokenizer: CLIPTokenizer, words: tuple[str, ...]) -> Tensor:
+    """(K,) int64: the token of each of K words."""
     ids = tokenizer(list(words), add_special_tokens=False).input_ids
     assert all(len(i) == 1 for i in ids), "the tokenizer's vocabulary holds every word of the scenes' captions"
     return torch.tensor([i[0] for i in ids])
@@ -90,7 +91,7 @@ def train_clip(made: Renders, tokenizer: CLIPTokenizer, work: Path, model: CLIPM
     ids = token_ids(tokenizer, made.captions)
     orders = (SWAPS[k % len(SWAPS) :] + SWAPS[: k % len(SWAPS)] for k in range(len(ids)))
     exchanged = token_ids(tokenizer, [swapped(c, order) for c, order in zip(made.captions, orders, strict=True)])
-    shapes, kinds = _kind_ids(tokenizer, SHAPES), [_kind_ids(tokenizer, words) for words in KINDS]
+    shapes, kinds = kind_ids(tokenizer, SHAPES), [kind_ids(tokenizer, words) for words in KINDS]
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         pick = np.sort(batch_indices(CONFIG, step, len(ids)))
