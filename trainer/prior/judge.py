@@ -90,7 +90,7 @@ def _rotation(offset: tuple[int, int], side: int) -> Tensor:
         for frequency in FREQUENCIES:
             turn = torch.tensor(steps * frequency * math.pi / side)
             blocks.append(torch.stack([torch.stack([turn.cos(), -turn.sin()]), torch.stack([turn.sin(), turn.cos()])]))
-    rotation: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    rotation: Tensor = torch.block_diag(*blocks)
     return rotation
 
 

@@ -62,7 +62,7 @@ def object_classes(instance: NDArray[np.uint8], things: tuple[Thing, ...]) -> ND
     largest = (blocks[..., None] == np.arange(2 + len(things))).mean((1, 3)).argmax(-1)
     names = list(COLORS)
     classes = [0, 1, *(2 + len(names) * SHAPES.index(t.shape) + names.index(t.color) for t in things)]
-    return np.take(np.asarray(classes, dtype=np.uint8), largest)
+    return np.array(classes, dtype=np.uint8)[largest]  # type: ignore[no-any-return]
 
 
 def _fill(paths: tuple[Path, ...], seed: int, start: int, stop: int, size: int) -> tuple[int, list[str]]:
