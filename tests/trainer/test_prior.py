@@ -17,7 +17,7 @@ from pipeline.tabletop.scene import COLORS, SHAPES
 from trainer.checkpoint import latest_checkpoint, load_tensors
 from trainer.models import WEIGHTS, load_prior
 from trainer.prior.clip import SWAPS, contrastive_loss, replaced, token_ids
-from trainer.prior.fit import FitConfig, batch_indices, fit
+from trainer.prior.fit import FitConfig, Task, batch_indices, fit
 from trainer.prior.models import TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
 from trainer.prior.renders import OBJECT_CLASSES, class_shares, object_classes, renders
 
@@ -158,7 +158,7 @@ def test_fit_resumes_bit_equal(tmp_path: Path) -> None:
             x = torch.randn(4, 3, generator=g)
             return (model(x) - x @ target.T).square().mean(), {}
 
-        fit("test", folder, model, loss_of, config)
+        fit(Task("test", model, loss_of, config), folder)
         return torch.cat([p.flatten() for p in model.parameters()])
 
     whole = run(tmp_path / "whole")

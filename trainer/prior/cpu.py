@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -42,7 +44,10 @@ def plain_attention(
     return torch.matmul(weights.to(value.dtype), value).transpose(1, 2).contiguous(), weights
 
 
-def use_plain_attention(model: PreTrainedModel) -> None:
-    """Have every layer of a transformers model attend by `plain_attention`; the saved model is the same as before."""
-    AttentionInterface.register(PLAIN, plain_attention)
-    model.set_attn_implementation(PLAIN)
+def use_plain_attention(model: PreTrainedModel | UNet2DConditionModel | AutoencoderKL) -> None:
+    """Have every layer attend by two batched products and a softmax; what is saved stays the same."""
+    if isinstance(model, PreTrainedModel):
+        AttentionInterface.register(PLAIN, plain_attention)
+        model.set_attn_implementation(PLAIN)
+    else:
+        model.set_attn_processor(AttnProcessor())  # diffusers' own plain form

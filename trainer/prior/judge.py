@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,11 +22,10 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from pipeline.tabletop.scene import COLORS, SHAPES
 from trainer.prior.clip import KINDS, SWAPS, clip_pixels, contrastive_loss, kind_ids, replaced, token_ids
 from trainer.prior.cpu import autocast, use_plain_attention
-from trainer.prior.fit import FitConfig, batch_indices, fit
+from trainer.prior.fit import FitConfig, Task, batch_indices
 from trainer.prior.models import IMAGE_SIZE, TOKENS, swapped
 from trainer.prior.renders import OBJECT_CLASSES, Renders
 
-COUNT = 12_000  # renders
 CONFIG = FitConfig(steps=1000, lr=1.5e-3, batch=48, warmup=60, ema_decay=0.99, weight_decay=0.05, save_every=50, seed=5)
 PATCH, WIDTH, HEADS, LAYERS, TEXT_WIDTH, TEXT_LAYERS = 8, 128, 4, 6, 128, 2
 PAIRS = OBJECT_CLASSES - 2  # shapes times colours
@@ -195,8 +193,8 @@ def _vision_batch(made: Renders, pick: NDArray[np.int64], flip: bool, shift: tup
     return pixels, classes.flatten(1)
 
 
-def train_judge(made: Renders, tokenizer: CLIPTokenizer, work: Path) -> CLIPModel:
-    """Train (or finish training) the judge; checkpoints below ``work``."""
+def judge_task(made: Renders, tokenizer: CLIPTokenizer) -> tuple[CLIPModel, Task]:
+    """The judge, untrained, and what trains it on ``made``."""
     torch.manual_seed(15)
     model = build_judge(tokenizer)
     use_plain_attention(model)
@@ -231,5 +229,4 @@ def train_judge(made: Renders, tokenizer: CLIPTokenizer, work: Path) -> CLIPMode
         }
         return loss + by_patch + 10 * by_pair, figures
 
-    fit("judge", work, nn.ModuleDict({"clip": model, "heads": heads}), loss_of, CONFIG)
-    return model
+    return model, Task("judge", nn.ModuleDict({"clip": model, "heads": heads}), loss_of, CONFIG)
