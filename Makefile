@@ -1,7 +1,7 @@
 # Everything people type. `make` alone runs the main job on the embedded default: dataset, train, eval, study.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all dataset train eval study sweep report prior test lint bench benchgpu clean help
+.PHONY: all dataset train eval study sweep report prior test test-fast proofs lint bench benchgpu clean help
 .DEFAULT_GOAL := all
 
 SIZE      ?= 2k        # training samples; accepts 50k
@@ -90,10 +90,16 @@ study: $(READY) ## blinded sheets, ControlNet against the prior alone -> studies
 
 prior: $(READY) ## train the shipped tabletop models from nothing (hours)
 	$(BIN)/python -m trainer.prior
-	$(BIN)/python -m evaluation.prior_quality
+	$(BIN)/python -m evaluation.prior.quality
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not proof"
+
+test-fast: $(READY) ## the quick half of it, a minute and a half
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not proof and not slow"
+
+proofs: $(READY) ## what proves at length: kills, simulations, memory, coverage
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m proof
 
 lint: $(READY) ## formatter, linter, types, layers
 	$(BIN)/ruff format --check .
@@ -114,5 +120,5 @@ clean: ## remove data, runs, results, studies (not .venv)
 	rm -rf data runs results studies
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo; echo "Variables:"; grep -hE '^[A-Z]+ +\?=' $(MAKEFILE_LIST) | sed -E 's/ *\?= */\t/; s/^/  /' | expand -t 14

@@ -20,8 +20,8 @@ from scipy import stats
 from scipy.special import expit
 
 from benchmarks.record import record, spread
-from trainer.convergence import Convergence, Curve, detect
-from trainer.curves import draw
+from trainer.convergence.curves import draw
+from trainer.convergence.detect import Convergence, Curve, detect
 
 SEED = 20_230_210
 SPACING = 100  # steps between validations

@@ -34,14 +34,14 @@ from benchmarks.commands import theirs
 from benchmarks.flops import count, denoising, known_peak, matmul_peak
 from benchmarks.random_models import SD15, TINY, Shape, make_items, meta_unet, write_model, write_triplets
 from benchmarks.record import record, spread
-from pipeline.dataset import Triplets
+from pipeline.contract.dataset import Triplets
 from trainer.config import Engine, Precision, TrainConfig
-from trainer.control import decoder_parameters
 from trainer.loop import Batch, Hooks, predict, train
-from trainer.models import load_prior
+from trainer.nets.control import decoder_parameters
+from trainer.nets.models import load_prior
 from trainer.parallel import Ranks
 from trainer.run import Job, build_denoiser, set_speed
-from trainer.state import Trained
+from trainer.state.trained import Trained
 
 Part = Literal["batches", "engines", "table", "compare"]
 Method = Literal["full fine-tune", "decoder fine-tune", "ControlNet"]

@@ -33,12 +33,12 @@ import psutil
 from PIL import Image
 
 from benchmarks.record import record, spread
-from pipeline.blocks import Block, build_block
-from pipeline.build import build
-from pipeline.cluster import ENVIRONMENT, open_pool, stream
+from pipeline.build.blocks import Block, build_block
+from pipeline.build.pool import ENVIRONMENT, open_pool, stream
+from pipeline.build.run import build
+from pipeline.build.sample import Recipe
+from pipeline.build.shards import write_shard
 from pipeline.config import DatasetConfig
-from pipeline.rows import Recipe
-from pipeline.shards import write_shard
 
 SIZE, BLOCK, REPEATS = 512, 64, 3
 RATIO, EFFICIENCY = 2048, 4096  # photographs: against datasets.map, which is slow, and against the kernels

@@ -20,10 +20,10 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.flops import sd15_unet
-from pipeline.shards import encode_jpeg, encode_png
+from pipeline.contract.pictures import encode_jpeg, encode_png
 from pipeline.tabletop import render, sample_scene
-from trainer.data import Items
-from trainer.models import Prior
+from trainer.data.items import Items
+from trainer.nets.models import Prior
 from trainer.prior.models import build_tokenizer
 
 DISTINCT = 16  # different pictures; the others are copies of them, which decode as slowly
@@ -100,7 +100,7 @@ def _pictures(size: int) -> list[tuple[bytes, bytes, str]]:
 
 
 def make_items(prior: Prior, shape: Shape, count: int = 256, text_cache: bool = False) -> Items:
-    """``count`` samples as `trainer.data.load_items` would hold them, latents and text states being noise."""
+    """``count`` samples as `trainer.data.items.load_items` would hold them, latents and text states being noise."""
     rng, side = np.random.default_rng(0), shape.size // 8
     pictures = (_pictures(shape.size) * -(-count // DISTINCT))[:count]
     states = rng.standard_normal((count, prior.text_width)).astype(np.float16) if text_cache else None

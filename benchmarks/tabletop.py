@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 
 from benchmarks.record import interleaved, record, spread
+from pipeline.build.sample import Recipe
 from pipeline.config import DatasetConfig
-from pipeline.rows import Recipe
 from pipeline.tabletop import render, sample_scene
 
 COUNT = 64

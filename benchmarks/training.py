@@ -23,13 +23,13 @@ from benchmarks.clock import Reading, rate, steady
 from benchmarks.commands import ours, theirs
 from benchmarks.flops import count, matmul_peak
 from benchmarks.record import record, spread
-from pipeline.build import build
+from pipeline.build.run import build
 from pipeline.config import DatasetConfig
-from pipeline.dataset import Triplets
+from pipeline.contract.dataset import Triplets
 from trainer.config import TrainConfig
-from trainer.control import build_control
 from trainer.loop import Hooks, train
-from trainer.models import load_prior, model_fingerprint, resolve_model
+from trainer.nets.control import build_control
+from trainer.nets.models import load_prior, model_identity, resolve_model
 from trainer.parallel import Ranks
 from trainer.run import Job, build_denoiser
 
@@ -41,7 +41,7 @@ def one_step(data: Path, init: Path) -> int:
     """Operations of one step, counted in the loop itself."""
     triplets, model, cpu = Triplets(data), "tabletop", torch.device("cpu")
     config = TrainConfig(dataset=data, init=str(init), batch=BATCH, steps=1, device="cpu").resolved(triplets.condition)
-    job = Job(config, triplets, load_prior(model, cpu), model_fingerprint(model), Ranks(), cpu)
+    job = Job(config, triplets, load_prior(model, cpu), model_identity(model), Ranks(), cpu)
     batches = list(job.batches(job.items("train", None), 0))  # cached latents are no part of a step
     hooks = Hooks(log=lambda *_: None, validate=lambda _: False, save=lambda _: None)
     return count(lambda: train(build_denoiser(job), job.prior, job.trained, batches, config, 0, hooks))

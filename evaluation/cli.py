@@ -5,21 +5,21 @@ from __future__ import annotations
 import tyro
 
 from evaluation.config import EvalConfig
-from pipeline.io import run_cli
+from pipeline.contract.errors import run_cli
 
 SHOWN = ("run", "gen_seed", "metric", "value", "ci_low", "ci_high", "n")
 
 
 def evaluate(config: EvalConfig) -> None:
     """Do what ``config`` says and print the table of the run at the end."""
-    from evaluation.report import write_report
+    from evaluation.report.page import write_report
 
     if config.report_only:
         print(f"report: {write_report(config.results)}")
         return
     # torch and diffusers take seconds to import: only now is it sure that they are needed
     from evaluation.evaluate import generate_all, plan, prepare, score_all
-    from evaluation.figures import draw_run
+    from evaluation.report.figures import draw_run
 
     _hush()
     work = prepare(config)
@@ -48,7 +48,7 @@ def _hush() -> None:
 
 
 def _print_rows(config: EvalConfig, run: str) -> None:
-    from evaluation.table import read_results
+    from evaluation.results import read_results
 
     table = read_results(config.results)
     names = table.run.isin(["real", "real/vae", run]) | table.run.str.startswith(f"{run}/")

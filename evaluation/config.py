@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 Arm = Literal["control", "shuffled", "prior"]
 ARMS: tuple[Arm, ...] = ("control", "shuffled", "prior")
@@ -72,15 +72,3 @@ class EvalConfig:
     def generation_groups(self) -> tuple[int, ...]:
         """Numbers of the groups; each is the gen_seed of its rows."""
         return tuple(range(self.seed, self.seed + self.groups))
-
-
-def pick_device(name: str) -> str:
-    """``auto`` -> cuda where there is one; raises CnlabError for a device that is not there."""
-    import torch
-
-    there = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if there else "cpu"
-    if name.startswith("cuda") and not there:
-        raise CnlabError(f"--device {name}: no CUDA device is visible; use --device cpu")
-    return name

@@ -7,15 +7,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-from evaluation.config import EvalConfig, pick_device
-from evaluation.data import Run, Samples, load_samples, open_run
-from evaluation.features import Features, extract, inception_extractor, lite0_extractor
-from evaluation.generate import Painter, Recipe, folder_of, generate, identity, load_generated
-from evaluation.images import Pictures
-from evaluation.judge import Judges, Scores, edge_extractor, estimates, measure, normalised, to_rows
+from evaluation.config import EvalConfig
+from evaluation.generations import folder_of, generate, identity, load_generated
+from evaluation.judges.features import Features, extract, inception_extractor, lite0_extractor
 from evaluation.metrics.bootstrap import Estimate
-from evaluation.table import append_rows, read_results
-from pipeline.io import CnlabError, code_version, fingerprint
+from evaluation.results import append_rows, read_results
+from evaluation.sampling import Painter, Recipe
+from evaluation.scores import Judges, Scores, estimates, measure, normalised, to_rows
+from evaluation.subjects import Samples, load_samples
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import code_version, fingerprint
+from pipeline.contract.models import pick_device
+from pipeline.contract.pictures import Pictures
+from pipeline.fidelity import annotator_of
+from trainer.run_folder import Run, open_run
 
 
 @dataclass
@@ -36,7 +41,7 @@ class Evaluation:
 
     def painter(self, controlled: bool) -> Painter:
         """The pipeline with or without the ControlNet; a single one is kept in memory."""
-        from trainer.models import resolve_model
+        from trainer.nets.models import resolve_model
 
         self.judges.check()
         if controlled not in self.painters:
@@ -90,7 +95,7 @@ def dataset_of(config: EvalConfig, run: Run) -> Any:
 
 def prepare(config: EvalConfig) -> Evaluation:
     """Read run and dataset and work out what is to be done. Raises CnlabError for anything that does not fit."""
-    from trainer.models import resolve_clip
+    from trainer.nets.models import resolve_clip
 
     assert config.run is not None  # EvalConfig sees to it
     run = open_run(config.run)
@@ -118,8 +123,8 @@ def plan(work: Evaluation) -> list[str]:
     ]
     if len(samples) < config.images:
         lines.append(f"note     the eval split has {len(samples)} samples, fewer than --images {config.images}")
-    if edge_extractor(samples) is None:
-        lines.append(f"note     {samples.condition} is no edge map: its fidelity is not measured, only the rest")
+    if reason := annotator_of(samples.condition, samples.params, samples.weights)[1]:
+        lines.append(f"note     fidelity is not measured: {reason}")
     return lines
 
 

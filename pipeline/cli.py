@@ -8,9 +8,10 @@ from typing import Annotated
 
 import tyro
 
+from pipeline.build.verify import VerifyConfig, verify
 from pipeline.config import DatasetConfig
-from pipeline.io import CnlabError, lock_folder, read_json, run_cli
-from pipeline.verify import VerifyConfig, verify
+from pipeline.contract.errors import CnlabError, run_cli
+from pipeline.contract.files import lock_folder, read_json
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ def _build(config: DatasetConfig) -> None:
         print(config)
         print(f"would write {config.folder}")
         return
-    from pipeline.cluster import prestart
+    from pipeline.build.pool import prestart
 
     if not (config.folder / "dataset.json").exists():
         prestart(config)  # before the imports below: workers and this process get ready side by side
-    from pipeline.build import build
+    from pipeline.build.run import build
 
     header = build(config)
     counts, rejects = header["counts"], header["rejects"]
@@ -39,9 +40,9 @@ def _build(config: DatasetConfig) -> None:
 
 
 def _card(config: CardConfig) -> None:
-    from pipeline.card import write_card
-    from pipeline.contact import write_contact
-    from pipeline.seal import HEADER
+    from pipeline.contract.dataset import HEADER
+    from pipeline.report.card import write_card
+    from pipeline.report.contact import write_contact
 
     if not (config.folder / HEADER).is_file():
         raise CnlabError(f"{config.folder} is not a finished dataset (no {HEADER}); run cnlab-dataset build first")

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.captions import GIVEN_CAPTIONS
-from pipeline.io import CnlabError, fingerprint, format_size, parse_size, sha256_file
+from pipeline.contract.dataset import FORMAT
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import fingerprint
+from pipeline.contract.models import weights_identity
+from pipeline.contract.sizes import format_size, parse_size
 from pipeline.screen.limits import PRESETS, resolve_limits
 
-FORMAT = 2  # of the folder's layout; raised when old folders can no longer be read
 EVAL_SHARE = {"tabletop": 1 / 32}  # a world is large; a folder of photographs is not
 RESERVED_SEEDS = 700_000  # from here on: worlds the shipped prior was trained and tested on
 
@@ -112,19 +115,10 @@ class DatasetConfig:
             "captions": list(self.captions),
             "screen": self.screen,
             "limits": self.limits,
-            "weights": {name: weights_mark(where) for name, where in sorted(self.weights.items())},
+            "weights": {name: weights_identity(where) for name, where in sorted(self.weights.items())},
             **{k: getattr(self, k) for k in names},
         }
 
     def fingerprint(self, source_fingerprint: str, outside: str = "") -> str:
         """sha256 of `identity`."""
         return fingerprint(self.identity(source_fingerprint, outside))
-
-
-def weights_mark(where: str) -> str:
-    """A hub name as it is; a local folder or file as a hash of its files, wherever it lies."""
-    path = Path(where)
-    if not path.exists():
-        return where
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return fingerprint([(p.relative_to(path).as_posix(), sha256_file(p)) for p in files])[:16]

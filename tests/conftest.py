@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.io import sha256_file, write_json
-from pipeline.shards import encode_png, write_shard
+from pipeline.build.shards import write_shard
+from pipeline.contract.files import write_json
+from pipeline.contract.identity import sha256_file
+from pipeline.contract.pictures import encode_png
 from pipeline.tabletop import render, sample_scene
 
 SIZE = 64
@@ -173,7 +175,7 @@ def write_run(folder: Path, model: Path, dataset: Path, seed: int = 0) -> Path:
     import pandas as pd
     from diffusers import ControlNetModel, UNet2DConditionModel
 
-    from trainer.validate import validation_rows
+    from trainer.watch.validate import validation_rows
 
     torch.manual_seed(seed)
     unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from evaluation.table import COLUMNS
-from trainer.models import WEIGHTS
+from evaluation.results import COLUMNS
+from trainer.nets.models import WEIGHTS
 
 TOOLS = {"dataset": "pipeline", "train": "trainer", "eval": "evaluation", "study": "user_study"}
 

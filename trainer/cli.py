@@ -6,12 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.io import run_cli
+from pipeline.contract.errors import run_cli
 from trainer.config import TrainConfig
-from trainer.export import ExportConfig, ImportConfig, export, import_file
+from trainer.convergence.verdict import VerdictConfig, verdict
+from trainer.exchange.export import ExportConfig, ImportConfig, export, import_file
+from trainer.exchange.transfer import TransferConfig, transfer
 from trainer.sweep.plan import SweepConfig
-from trainer.transfer import TransferConfig, transfer
-from trainer.verdict import VerdictConfig, verdict
 
 
 def _run(config: TrainConfig) -> None:

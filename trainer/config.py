@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.io import CnlabError, fingerprint, parse_size
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import fingerprint
+from pipeline.contract.sizes import parse_size
 
 Variant = Literal["controlnet", "gaussian", "lite", "mlp", "only_mid"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -47,7 +49,7 @@ class Recipe:
     weight_decay: float  # of AdamW
     clip: float  # gradient norm above which gradients are scaled down
     hint: tuple[int, ...]  # channels of the hint encoder
-    hint_init: str  # released (as in diffusers) or gaussian (keeps the variance, see trainer/control.py)
+    hint_init: str  # released (as in diffusers) or gaussian (keeps the variance, see trainer/nets/control.py)
     ema: float  # decay of an exponential moving average of the weights; 0: none, as in the paper
     min_snr: float  # gamma of min-SNR weighting (Hang et al., 2023); 0: none, as in the paper
     loss_samples: int  # held-out samples for losses

@@ -12,11 +12,11 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from trainer.config import TrainConfig
-from trainer.diffusion import diffusion_target, min_snr_weights, sample_latents
-from trainer.models import Prior
+from trainer.nets.diffusion import diffusion_target, min_snr_weights, sample_latents
+from trainer.nets.models import Prior
 from trainer.parallel import gather_gradients
 from trainer.schedule import learning_rate
-from trainer.state import Trained
+from trainer.state.trained import Trained
 
 Batch = dict[str, Tensor]
 
@@ -62,7 +62,7 @@ def predict(unet: UNet2DConditionModel, control: ControlNetModel | None, batch: 
 
 
 def prepare(prior: Prior, items: Batch, memory: torch.memory_format) -> tuple[Batch, Tensor]:
-    """A micro-batch of `trainer.data.Batches`, on the device and noised: (`predict`'s batch, target (B, C, h, w))."""
+    """A micro-batch of `trainer.data.items.Batches` on the device, noised: (`predict`'s batch, target (B, C, h, w))."""
     device = prior.unet.device
     items = {name: value.to(device, non_blocking=True) for name, value in items.items()}
     latents = sample_latents(items["moments"], items["posterior"], prior.vae.config.scaling_factor)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 PATIENCE = timedelta(hours=4)  # the other ranks wait while the first encodes latents, validates and saves
 

@@ -16,22 +16,23 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from pipeline.dataset import Triplets
-from pipeline.io import CnlabError, canonical, code_version, lock_folder, read_json, write_json
-from trainer.checkpoint import latest_checkpoint, read_state
+from pipeline.contract.dataset import Triplets
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import lock_folder, read_json, write_json
+from pipeline.contract.identity import canonical, code_version
 from trainer.config import TrainConfig
-from trainer.control import build_control, decoder_parameters
-from trainer.convergence import Convergence, convergence_of
-from trainer.data import Batches, Draw, Items, flip_safe, load_items
+from trainer.convergence.detect import Convergence, convergence_of
+from trainer.data.items import Batches, Draw, Items, flip_safe, load_items
 from trainer.loop import Denoiser, Hooks, train
-from trainer.models import Prior, load_prior, model_fingerprint
+from trainer.nets.control import build_control, decoder_parameters
+from trainer.nets.models import Prior, load_prior, model_identity
 from trainer.parallel import Ranks, launched
-from trainer.recorder import Recorder, read_validation
-from trainer.samples import Sampler
-from trainer.state import Trained
-from trainer.validate import held_out_loss, validation_rows
-
-SUMMARY, CONFIG, CONVERGENCE = "summary.json", "config.json", "convergence.json"
+from trainer.run_folder import CONFIG, CONVERGENCE, SUMMARY, read_validation
+from trainer.state.checkpoint import latest_checkpoint, read_state
+from trainer.state.trained import Trained
+from trainer.watch.recorder import Recorder
+from trainer.watch.samples import Sampler
+from trainer.watch.validate import held_out_loss, validation_rows
 
 
 @dataclass
@@ -178,7 +179,7 @@ def run_training(config: TrainConfig) -> Path:
     config = config.resolved(triplets.condition)
     if config.flip and not flip_safe(triplets.condition):
         raise CnlabError(f"--flip: mirrored, a {triplets.condition} map is not the map of the mirrored image")
-    model, init = model_fingerprint(config.model), model_fingerprint(config.init)
+    model, init = model_identity(config.model), model_identity(config.init)
     identity = config.identity(triplets.fingerprint, model, init)
     with launched(config.device) as (ranks, device):
         share = ranks.world * config.accumulate

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.io import run_cli
+from pipeline.contract.errors import run_cli
 from user_study.config import Analyse, Import, Make
 
 Command = (
@@ -19,15 +19,15 @@ Command = (
 def run(command: Make | Import | Analyse) -> None:
     """Carry out one sub-command; the work is imported here so that ``--help`` stays quick."""
     if isinstance(command, Make):
-        from user_study.make import make_study
+        from user_study.sheets.make import make_study
 
         make_study(command)
     elif isinstance(command, Import):
-        from user_study.votes import import_answers
+        from user_study.votes.collect import import_answers
 
         import_answers(command)
     else:
-        from user_study.analysis import analyse_study
+        from user_study.analysis.report import analyse_study
 
         print(analyse_study(command.study))
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 QUESTION = "Which picture follows the edge map and the caption better?"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 Floats = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evaluation.metrics.checks import Floats, matrix, same_shape
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 SCALE = 100.0  # torchmetrics' scale; Hessel et al. multiply by 2.5
 

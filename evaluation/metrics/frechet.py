@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evaluation.metrics.bootstrap import LEAST, SEED, Estimate, group_jackknife
 from evaluation.metrics.checks import Floats, matrix
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 
 def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from evaluation.metrics.bootstrap import LEAST, SEED, Estimate, group_jackknife
 from evaluation.metrics.checks import Floats, matrix
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 SCALE = 1000.0  # reported x1000, as is usual
 SUBSETS, SUBSET_SIZE = 100, 1000  # of the reference implementation

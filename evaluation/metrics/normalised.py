@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from evaluation.metrics.bootstrap import LEVEL, RESAMPLES, SEED, Estimate
 from evaluation.metrics.checks import Floats, same_shape, vector
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 
 def normalised_score(value: ArrayLike, floor: ArrayLike, ceiling: ArrayLike, seed: int = SEED) -> Estimate:

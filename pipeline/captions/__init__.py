@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pipeline.captions.base import Captioner, clean_caption
 from pipeline.captions.given import GivenCaption, TemplateCaption
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 __all__ = ["GIVEN_CAPTIONS", "Captioner", "clean_caption", "get_captioner"]
 

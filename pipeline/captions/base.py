@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inert import JOINERS
+from pipeline.contract.text import JOINERS
 
 Picture = NDArray[np.uint8]
 #: Escape sequences of ECMA-48 (colours, cursor, titles): taken out whole, or their letters would stay.

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from pipeline.captions.base import Picture
-from pipeline.models import device, loading
+from pipeline.contract.models import loading, pick_device
 
 DEFAULT = "Salesforce/blip-image-captioning-base"
 MAX_TOKENS = 48
@@ -44,4 +44,4 @@ def _model(where: str) -> tuple[Any, Any]:
         from transformers import AutoProcessor, BlipForConditionalGeneration
 
         model = BlipForConditionalGeneration.from_pretrained(where)
-        return AutoProcessor.from_pretrained(where), model.eval().to(device())
+        return AutoProcessor.from_pretrained(where), model.eval().to(pick_device())

@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping
 
 from pipeline.captions.base import Picture
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 FIELDS = ("sidecar", "metadata", "column", "filename", "template", "folder", "key")
 

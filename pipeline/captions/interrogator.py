@@ -16,8 +16,8 @@ from PIL import Image
 
 from pipeline.captions.base import Picture
 from pipeline.captions.blip import Blip
-from pipeline.io import CnlabError, fingerprint, sha256_file
-from pipeline.models import device, loading
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.models import loading, pick_device, weights_identity
 
 DEFAULT = "ViT-L-14/openai"  # the CLIP of SD 1.x, as clip-interrogator advises for it
 MODES = {"fast": "interrogate_fast", "classic": "interrogate_classic", "best": "interrogate"}
@@ -65,13 +65,13 @@ def _interrogator(where: str) -> Any:
         from clip_interrogator import Config, Interrogator
 
         config = Config(
-            caption_model_name=None, quiet=True, device=device(), cache_path=str(_cache()), clip_model_name=where
+            caption_model_name=None, quiet=True, device=pick_device(), cache_path=str(_cache()), clip_model_name=where
         )
         folder = Path(where)
         if folder.is_dir():
             config.clip_model, config.clip_preprocess = _local(folder)
             # the package names its cache of embedded phrases by this: a hash, so that no other model's is read
-            mark = fingerprint({p.name: sha256_file(p) for p in _files(folder)})[:16]
+            mark = weights_identity(where)[:16]
             config.clip_model_name, config.download_cache = f"ViT-L-14/{mark}", False  # only its tokenizer is used
         if (folder / "data").is_dir():
             config.data_path = str(folder / "data")
@@ -92,7 +92,7 @@ def _local(folder: Path) -> tuple[Any, Any]:
     text = json.loads(_files(folder)[0].read_text())["model_cfg"]["text_cfg"]
     if text.get("hf_tokenizer_name"):
         raise CnlabError("clip-interrogator needs a CLIP with OpenAI's tokenizer")
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", device=device())
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", device=pick_device())
     return model.eval(), preprocess
 
 

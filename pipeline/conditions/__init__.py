@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import cv2
+
 from pipeline.conditions.base import Condition, Given, Params
 from pipeline.conditions.blur import Blur
 from pipeline.conditions.canny import Canny
@@ -26,7 +28,11 @@ from pipeline.conditions.segment import Segment
 from pipeline.conditions.shuffle import Shuffle
 from pipeline.conditions.softedge import SoftEdge
 from pipeline.conditions.tile import Tile
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
+
+# Intel's primitives inside OpenCV round by where in memory a picture lies: one soft map in 80 came out otherwise
+# in another run of the same code. OpenCV's own code is as fast for what is used here.
+cv2.ipp.setUseIPP(False)
 
 __all__ = ["REGISTRY", "Condition", "Params", "get_condition", "weight_free"]
 

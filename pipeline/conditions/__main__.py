@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from pipeline.conditions import get_condition, weight_free
 from pipeline.conditions.base import Params, Picture, safe_quantise, sample_rng
-from pipeline.io import CnlabError, atomic, run_cli
+from pipeline.contract.errors import CnlabError, run_cli
+from pipeline.contract.files import atomic
+from pipeline.contract.pictures import Tile, picture_sheet
 
-SIDE, TILE, GAP, LABEL, COLUMNS = 512, 176, 8, 30, 6  # pixels of the maps, of a tile, between, below; tiles in a row
-Tile = tuple[str, str, Picture]  # name, parameters, (H, W) or (H, W, 3) uint8
+SIDE, TILE, GAP, LABEL, COLUMNS = 512, 176, 8, 46, 6  # pixels of the maps, of a tile, between, below; tiles in a row
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ def photograph(path: Path | None) -> Picture:
 
 def tiles(title: str, image: Picture, sheet: Sheet) -> list[Tile]:
     """The image and all its maps."""
-    made: list[Tile] = [(title, "", image)]
+    made = [Tile((image,), title)]
     for name in [*weight_free(), *sheet.weights]:
         condition = get_condition(name, weights=sheet.weights.get(name, ""))
         params = condition.draw(sample_rng(sheet.seed, name, title))
-        made.append((name, said(params), condition.extract(image, params)))
+        made.append(Tile((condition.extract(image, params),), name, said(params)))
     return made
 
 
@@ -62,10 +63,10 @@ def more(image: Picture, sheet: Sheet) -> list[Tile]:
     for name in ("scribble", "inpaint"):
         condition = get_condition(name)
         params = condition.draw(sample_rng(sheet.seed, name, "a second draw"))
-        made.append((f"{name}, drawn again", said(params), condition.extract(image, params)))
+        made.append(Tile((condition.extract(image, params),), f"{name}, drawn again", said(params)))
     soft = get_condition("softedge")
     params = soft.draw(sample_rng(sheet.seed, "softedge", "safe"))
-    return [*made, ("softedge, quantised", said(params), safe_quantise(soft.extract(image, params)))]
+    return [*made, Tile((safe_quantise(soft.extract(image, params)),), "softedge, quantised", said(params))]
 
 
 def said(params: Params) -> str:
@@ -76,20 +77,9 @@ def said(params: Params) -> str:
 
 def draw_sheet(blocks: list[list[Tile]]) -> Image.Image:
     """Tiles in rows, each with its name and parameters below it; every block starts a row."""
-    rows = [block[i : i + COLUMNS] for block in blocks for i in range(0, len(block), COLUMNS)]
-    size = (COLUMNS * (TILE + GAP) + GAP, len(rows) * (TILE + LABEL + GAP) + GAP)
-    canvas = Image.new("RGB", size, (250, 250, 248))
-    draw, large, small = ImageDraw.Draw(canvas), ImageFont.load_default(12), ImageFont.load_default(9)
-    for i, row in enumerate(rows):
-        for j, (name, params, picture) in enumerate(row):
-            x, y = GAP + j * (TILE + GAP), GAP + i * (TILE + LABEL + GAP)
-            shown = Image.fromarray(picture).convert("RGB")
-            canvas.paste(shown.resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y))
-            draw.text((x, y + TILE + 2), name, fill=(20, 20, 20), font=large)
-            while params and draw.textlength(params, font=small) > TILE:
-                params = params.rpartition(",")[0]
-            draw.text((x, y + TILE + 17), params, fill=(110, 110, 110), font=small)
-    return canvas
+    empty = Tile(())
+    tiles = [tile for block in blocks for tile in [*block, *[empty] * (-len(block) % COLUMNS)]]
+    return picture_sheet(tiles, COLUMNS, TILE, GAP, LABEL)
 
 
 def main() -> None:
@@ -99,7 +89,7 @@ def main() -> None:
 
     sheet = tyro.cli(Sheet, description=__doc__)
     made = render(sample_scene(1, sheet.scene), SIDE)
-    given: list[Tile] = [(f"{name} (given)", "", picture) for name, picture in true_maps(made).items()]
+    given = [Tile((picture,), f"{name} (given)") for name, picture in true_maps(made).items()]
     rendered = [*tiles("render", made.image, sheet), *given, *more(made.image, sheet)]
     canvas = draw_sheet([tiles("photograph", photograph(sheet.image), sheet), rendered])
     with atomic(sheet.out) as temporary:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.conditions.base import Params, Picture
 from pipeline.conditions.weights import Weighted
-from pipeline.io import CnlabError
-from pipeline.models import device, loading
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.models import loading, pick_device
 
 RESIZABLE = ("dpt", "depth_anything")  # model types that run at any multiple of their patch; others at their own size
 INVERSE = ("dpt", "depth_anything", "depth_pro")  # model types that give inverse depth,
@@ -46,7 +46,7 @@ def inverse_depth(where: str, image: Picture, resolution: int) -> NDArray[np.flo
 
     processor, model = _model(where)
     size = {"size": {"height": resolution, "width": resolution}} if model.config.model_type in RESIZABLE else {}
-    pixels = processor(images=np.array(image), return_tensors="pt", **size)["pixel_values"].to(device())
+    pixels = processor(images=np.array(image), return_tensors="pt", **size)["pixel_values"].to(pick_device())
     with torch.inference_mode():
         found = model(pixel_values=pixels).predicted_depth[:, None].float()  # (1, 1, h, w)
         full = interpolate(found, image.shape[:2], mode="bicubic", align_corners=False)[0, 0].cpu().numpy()
@@ -68,4 +68,4 @@ def _model(where: str) -> tuple[Any, Any]:
         model = AutoModelForDepthEstimation.from_pretrained(where)
         if model.config.model_type not in INVERSE + METRIC:
             raise CnlabError(f"of type {model.config.model_type!r} it is not known whether near is large or small")
-        return AutoImageProcessor.from_pretrained(where), model.eval().to(device())
+        return AutoImageProcessor.from_pretrained(where), model.eval().to(pick_device())

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.conditions.base import Params, Picture
 from pipeline.conditions.weights import Weighted, annotate
-from pipeline.models import device, loading
+from pipeline.contract.models import loading, pick_device
 
 
 class Hed(Weighted):
@@ -33,4 +33,4 @@ def _detector(where: str) -> Any:
     with loading("hed", where):
         from controlnet_aux import HEDdetector
 
-        return HEDdetector.from_pretrained(where).to(device())
+        return HEDdetector.from_pretrained(where).to(pick_device())

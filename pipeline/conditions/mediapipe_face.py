@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.conditions.base import Params, Picture, log_uniform
 from pipeline.conditions.weights import Weighted, annotate
-from pipeline.io import CnlabError
-from pipeline.models import loading
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.models import loading
 
 MOST_FACES = 10  # in a picture
 

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.conditions.base import Params, Picture, log_uniform
 from pipeline.conditions.lines import draw_segments
 from pipeline.conditions.weights import MULTIPLE, Weighted, at_resolution
-from pipeline.models import device, loading
+from pipeline.contract.models import loading, pick_device
 
 
 class Mlsd(Weighted):
@@ -54,4 +54,4 @@ def _network(where: str) -> Any:
     with loading("mlsd", where):
         from controlnet_aux import MLSDdetector
 
-        return MLSDdetector.from_pretrained(where).to(device()).model
+        return MLSDdetector.from_pretrained(where).to(pick_device()).model

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.conditions.base import Params, Picture
 from pipeline.conditions.weights import Weighted, annotate
-from pipeline.models import device, loading
+from pipeline.contract.models import loading, pick_device
 
 
 class NormalBae(Weighted):
@@ -34,4 +34,4 @@ def _detector(where: str) -> Any:
     with loading("normalbae", where):
         from controlnet_aux import NormalBaeDetector
 
-        return NormalBaeDetector.from_pretrained(where).to(device())
+        return NormalBaeDetector.from_pretrained(where).to(pick_device())

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.conditions.base import Params, Picture
 from pipeline.conditions.weights import Weighted, annotate
-from pipeline.models import device, loading
+from pipeline.contract.models import loading, pick_device
 
 
 class OpenPose(Weighted):
@@ -43,4 +43,4 @@ def _detector(where: str) -> Any:
     with loading("openpose", where):
         from controlnet_aux import OpenposeDetector
 
-        return OpenposeDetector.from_pretrained(where).to(device())
+        return OpenposeDetector.from_pretrained(where).to(pick_device())

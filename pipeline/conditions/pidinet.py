@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.conditions.base import Params, Picture
 from pipeline.conditions.weights import Weighted, annotate
-from pipeline.models import device, loading
+from pipeline.contract.models import loading, pick_device
 
 
 class PidiNet(Weighted):
@@ -33,4 +33,4 @@ def _detector(where: str) -> Any:
     with loading("pidinet", where):
         from controlnet_aux import PidiNetDetector
 
-        return PidiNetDetector.from_pretrained(where).to(device())
+        return PidiNetDetector.from_pretrained(where).to(pick_device())

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.conditions.base import Params, Picture
 from pipeline.conditions.weights import Weighted, at_resolution, resize
-from pipeline.io import CnlabError
-from pipeline.models import device, loading
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.models import loading, pick_device
 
 
 class Segment(Weighted):
@@ -39,7 +39,7 @@ class Segment(Weighted):
             "do_center_crop": False,
             "return_tensors": "pt",
         }  # so that the map lies on the image
-        pixels = processor(images=seen, **plain)["pixel_values"].to(device())
+        pixels = processor(images=seen, **plain)["pixel_values"].to(pick_device())
         with torch.inference_mode():
             logits = model(pixel_values=pixels).logits.float()  # (1, classes, h, w)
             full = interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)
@@ -53,7 +53,7 @@ def _model(where: str) -> tuple[Any, Any, NDArray[np.uint8]]:
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
         processor = AutoImageProcessor.from_pretrained(where)
-        model = AutoModelForSemanticSegmentation.from_pretrained(where).eval().to(device())
+        model = AutoModelForSemanticSegmentation.from_pretrained(where).eval().to(pick_device())
         palette = np.array(ade_palette(), np.uint8)  # (150, 3)
         if model.config.num_labels > len(palette):
             raise CnlabError(f"it has {model.config.num_labels} classes, ADE20K's palette has {len(palette)} colours")

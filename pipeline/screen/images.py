@@ -1,7 +1,7 @@
 """Photographs that would spoil a training set: small, grey, blurred, damaged, framed, empty ones.
 
 ControlNet 1.1's notes name three faults of 1.0's data: greyscale people, duplicated thousands of times; blurred
-or JPEG-damaged images; wrong captions. The first two are looked for here and in `pipeline.duplicates`.
+or JPEG-damaged images; wrong captions. The first two are looked for here and in `pipeline.screen.duplicates`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from pipeline.sources.base import Raw, Rejected
 
-#: Columns of a row: what was measured on the stored square.
-FIGURES = ("brightness", "contrast", "sharpness", "blur", "chroma", "clipped", "border")
 TILE = 128  # pixels: a picture is as sharp as its sharpest tile, so a blurred background is no fault
 SMALL = 64  # pixels a side, for figures that need no detail
 BLOCK = 8  # pixels, JPEG's
 FLAT = 4.0  # grey levels: the standard deviation along a line of a bar, JPEG noise included
 STEP = 8.0  # grey levels: the jump from a bar to the picture
+
 
 Grey = NDArray[np.float32]
 

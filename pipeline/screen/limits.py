@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 
 DEFAULT = {
     "min_side": 64.0,  # pixels of the original's shorter side

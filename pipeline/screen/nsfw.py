@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.io import CnlabError
-from pipeline.models import device, loading
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.models import loading, pick_device
 
 
 class Nsfw:
@@ -27,7 +27,7 @@ class Nsfw:
         import torch
 
         processor, model, label = _model(self.weights)
-        pixels = processor(images=np.array(image), return_tensors="pt")["pixel_values"].to(device())
+        pixels = processor(images=np.array(image), return_tensors="pt")["pixel_values"].to(pick_device())
         with torch.inference_mode():
             probability = model(pixel_values=pixels).logits.softmax(-1)[0, label]
         return round(float(probability), 4)
@@ -43,4 +43,4 @@ def _model(where: str) -> tuple[Any, Any, int]:
         labels = [i for name, i in names.items() if "nsfw" in name]
         if len(labels) != 1:
             raise CnlabError(f"one of its labels must be called nsfw; it has {', '.join(names)}")
-        return AutoImageProcessor.from_pretrained(where), model.eval().to(device()), labels[0]
+        return AutoImageProcessor.from_pretrained(where), model.eval().to(pick_device()), labels[0]

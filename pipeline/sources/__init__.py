@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 from pipeline.sources.base import Raw, Rejected, Source
 
 __all__ = ["Raw", "Rejected", "Source", "open_source"]

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.io import CnlabError
+from pipeline.contract.errors import CnlabError
 from pipeline.sources.base import Rejected
 from pipeline.sources.decode import decode
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.io import CnlabError, fingerprint
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import fingerprint
 from pipeline.sources.base import Raw, Rejected
 from pipeline.sources.decode import MAX_BYTES, decode
 from pipeline.sources.files import (

@@ -12,7 +12,9 @@ from typing import Any
 
 import fsspec
 
-from pipeline.io import CnlabError, fingerprint, parse_size
+from pipeline.contract.errors import CnlabError, first_line
+from pipeline.contract.identity import fingerprint
+from pipeline.contract.sizes import parse_size
 from pipeline.sources.base import Raw, Rejected
 from pipeline.sources.decode import MAX_BYTES, decode
 from pipeline.sources.files import caption_in, facts_in, fitted_map
@@ -175,5 +177,5 @@ class _Head:
 
 
 def _unreadable(where: str, error: Exception) -> CnlabError:
-    said = (str(error).strip() or "no reason given").splitlines()[0]
+    said = first_line(error)
     return CnlabError(f"{where} cannot be read ({type(error).__name__}: {said[:200]}); check its name and files")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.io import fingerprint
+from pipeline.contract.identity import fingerprint
 from pipeline.sources.base import Raw
 from pipeline.tabletop import render, sample_scene
 from pipeline.tabletop.render import PALETTE, Render

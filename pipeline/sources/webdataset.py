@@ -18,7 +18,8 @@ from typing import Any
 
 import fsspec
 
-from pipeline.io import CnlabError, fingerprint
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import fingerprint
 from pipeline.sources.base import Raw, Rejected
 from pipeline.sources.decode import MAX_BYTES, decode
 from pipeline.sources.files import MAX_TEXT, caption_in, facts_in, fitted_map, is_image, printable_key, read_text, stem

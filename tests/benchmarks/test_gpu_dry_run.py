@@ -17,7 +17,7 @@ from benchmarks import gpu, record
 from benchmarks.clock import Clock, steady
 from benchmarks.flops import count, denoising, known_peak, matmul_peak, sd15_unet
 from benchmarks.random_models import TINY, write_triplets
-from trainer.control import decoder_parameters
+from trainer.nets.control import decoder_parameters
 
 #: Stands for the public script: takes its options and steps an optimizer as often as it is told.
 STAND_IN = """
@@ -146,7 +146,7 @@ def test_the_clock_times_every_step_of_a_program(tmp_path: Path) -> None:
     )
     out = tmp_path / "clock.json"
     subprocess.run([sys.executable, "-m", "benchmarks.clock", str(out), str(program), "6"], check=True)
-    from pipeline.io import read_json
+    from pipeline.contract.files import read_json
 
     assert len(read_json(out)["seconds"]) == 5
     assert all(second > 0 for second in read_json(out)["seconds"])

@@ -13,12 +13,13 @@ import tyro
 
 from evaluation.cli import evaluate
 from evaluation.config import EvalConfig
-from evaluation.data import open_run
-from evaluation.figures import arm_of, draw_curves, read_verdict, say_verdict
-from evaluation.report import write_report
-from evaluation.table import append_rows, read_results
-from evaluation.words import meanings, words
-from pipeline.io import CnlabError, read_json
+from evaluation.report.figures import arm_of, draw_curves, read_verdict, say_verdict
+from evaluation.report.page import write_report
+from evaluation.report.words import meanings, words
+from evaluation.results import append_rows, read_results
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json
+from trainer.run_folder import open_run
 
 COMMON = {"clip_score", "canny_f1_0px", "canny_f1_2px", "fd_lite0", "kid_lite0"}
 
@@ -85,9 +86,9 @@ def test_the_same_command_again_does_nothing(
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("work was done twice")
 
-    monkeypatch.setattr("evaluation.generate.Painter.__init__", never)
+    monkeypatch.setattr("evaluation.sampling.Painter.__init__", never)
     monkeypatch.setattr("evaluation.evaluate.measure", never)
-    monkeypatch.setattr("evaluation.figures.draw_run", never)
+    monkeypatch.setattr("evaluation.report.figures.draw_run", never)
     before = (results / "results.parquet").read_bytes()
     evaluate(settings(run_folder, clip_folder, results))
     assert "nothing to do" in capsys.readouterr().out
@@ -193,7 +194,7 @@ def test_a_run_that_is_not_there(tmp_path: Path, clip_folder: Path) -> None:
 
 
 def test_a_judge_that_is_not_there_is_found_out_before_painting(tmp_path: Path, run_folder: Path) -> None:
-    with pytest.raises(CnlabError, match="no CLIP model"):
+    with pytest.raises(CnlabError, match=r"cannot be loaded from .*--clip PATH"):
         evaluate(settings(run_folder, tmp_path / "no-clip", tmp_path / "results"))
     assert not list(tmp_path.glob("results/generations/**/*.png"))
 

@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.io import CnlabError, read_json
-from trainer.checkpoint import list_checkpoints, load_tensors
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json
 from trainer.config import TrainConfig
 from trainer.parallel import Ranks, launched
 from trainer.run import run_training
+from trainer.state.checkpoint import list_checkpoints, load_tensors
 
 RECIPE = {"hint": "8, 8, 8, 8", "log_every": "1", "loss_samples": "4", "fidelity_samples": "0", "warmup": "2"}
 

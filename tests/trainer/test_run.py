@@ -15,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.io import CnlabError, read_json, write_json
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json, write_json
 from trainer import run as run_module
-from trainer.checkpoint import list_checkpoints, load_tensors
 from trainer.config import TrainConfig
-from trainer.data import Order
+from trainer.data.items import Order
 from trainer.run import run_training
+from trainer.state.checkpoint import list_checkpoints, load_tensors
 
 RECIPE = {"warmup": "2", "schedule": "cosine", "hint": "8, 8, 8, 8", "log_every": "1", "loss_samples": "4"}
 NO_PICTURES = {**RECIPE, "fidelity_samples": "0"}
@@ -209,7 +210,7 @@ def test_a_changed_dataset_is_refused(config: TrainConfig, tmp_path: Path) -> No
 
 
 def test_two_trainers_in_one_folder_the_second_refuses(config: TrainConfig) -> None:
-    from pipeline.io import lock_folder
+    from pipeline.contract.files import lock_folder
 
     with lock_folder(config.folder), pytest.raises(CnlabError, match="in use by another process"):
         run_training(config)
@@ -225,7 +226,7 @@ def test_a_subset_is_the_first_rows(config: TrainConfig) -> None:
 def test_a_step_with_a_gradient_that_is_no_number_is_skipped_and_counted(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.data import Batches
+    from trainer.data.items import Batches
 
     real = Batches.__getitem__
 

@@ -15,13 +15,13 @@ from typing import Literal
 
 import tyro
 
-from pipeline.io import run_cli
+from pipeline.contract.errors import run_cli
 from trainer.parallel import launched
 
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """Train tabletop-clip, tabletop-judge and tabletop-sd; `python -m evaluation.prior_quality` measures them."""
+    """Train tabletop-clip, tabletop-judge and tabletop-sd; `python -m evaluation.prior.quality` measures them."""
 
     work: Path = Path("prior-work")  # renders, caches, checkpoints: about 6 GB
     weights: Path = Path(__file__).parent / "weights"  # where the finished models go

@@ -16,8 +16,11 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.io import CnlabError
-from trainer.checkpoint import (
+from pipeline.contract.errors import CnlabError
+from trainer.data.items import Order
+from trainer.parallel import Ranks
+from trainer.schedule import learning_rate
+from trainer.state.checkpoint import (
     latest_checkpoint,
     load_optimizer,
     load_tensors,
@@ -26,9 +29,6 @@ from trainer.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from trainer.data import Order
-from trainer.parallel import Ranks
-from trainer.schedule import learning_rate
 
 #: (step, generator) -> loss and further figures to log; the generator is seeded from (seed, step), equally in every
 #: process, so that a recipe draws for the whole batch and then takes its `part_of_batch`.

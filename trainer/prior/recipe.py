@@ -12,10 +12,10 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPTokenizer
 
-from pipeline.io import read_json, write_json
+from pipeline.contract.files import read_json, write_json
 from pipeline.tabletop import render, sample_scene
-from trainer.cache import RowCache
-from trainer.models import model_fingerprint
+from trainer.data.cache import RowCache
+from trainer.nets.models import model_identity
 from trainer.parallel import Ranks
 from trainer.prior import clip, judge, unet, vae
 from trainer.prior.assemble import save_clip, save_sd
@@ -90,13 +90,13 @@ def _unet(config: PriorConfig, made: Renders, clip_folder: Path, vae_folder: Pat
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
     ids = clip.token_ids(tokenizer, made.captions)
     moments = RowCache(
-        config.work / f"moments-{model_fingerprint(str(vae_folder))[:12]}",
+        config.work / f"moments-{model_identity(str(vae_folder))[:12]}",
         (2 * autoencoder.config.latent_channels, IMAGE_SIZE // 8, IMAGE_SIZE // 8),
         config.count,
         "latents",
     ).rows(config.count, lambda first, end: vae.encode_moments(autoencoder, made.images[first:end]))
     states = RowCache(
-        config.work / f"states-{model_fingerprint(str(clip_folder))[:12]}", (TOKENS, TEXT_WIDTH), config.count, "texts"
+        config.work / f"states-{model_identity(str(clip_folder))[:12]}", (TOKENS, TEXT_WIDTH), config.count, "texts"
     ).rows(config.count, lambda first, end: unet.encode_texts(encoder.text_model, ids[first:end]))
     empty = unet.encode_texts(encoder.text_model, clip.token_ids(tokenizer, [""]))[0]
     model, task = unet.unet_task(moments, states, empty, autoencoder.config.scaling_factor, ranks)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import trange
 from transformers import CLIPTextModel
 
-from trainer.diffusion import diffusion_target
+from trainer.nets.diffusion import diffusion_target
 from trainer.parallel import Ranks
 from trainer.prior.cpu import autocast, use_plain_attention
 from trainer.prior.fit import ONE, FitConfig, Task, batch_indices, part_of_batch

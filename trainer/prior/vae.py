@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import trange
 
-from trainer.data import to_model_range
+from trainer.data.items import to_model_range
 from trainer.parallel import Ranks
 from trainer.prior.cpu import autocast, use_plain_attention
 from trainer.prior.fit import ONE, FitConfig, Task, batch_indices, part_of_batch

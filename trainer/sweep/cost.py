@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.dataset import Triplets
-from trainer.cache import CHUNK
-from trainer.checkpoint import list_checkpoints, read_state
-from trainer.data import ENCODE_BATCH, latent_cache, latent_moments
+from pipeline.contract.dataset import Triplets
+from trainer.data.cache import CHUNK
+from trainer.data.items import ENCODE_BATCH, latent_cache, latent_moments
 from trainer.loop import Hooks, train
-from trainer.models import load_prior, model_fingerprint
+from trainer.nets.models import load_prior, model_identity
 from trainer.parallel import launched
-from trainer.recorder import Recorder
 from trainer.run import Job, Watch, build_denoiser, set_speed
+from trainer.state.checkpoint import list_checkpoints, read_state
 from trainer.sweep.plan import PlannedRun
+from trainer.watch.recorder import Recorder
 
 PROBE_STEPS = 12  # measured steps, the first of which is not counted: kernels are chosen and compiled in it
 PROBE_SECONDS = 20.0  # spent on them at most, but for the least number
@@ -116,7 +116,7 @@ def measure(run: PlannedRun, triplets: Triplets) -> Costs:
         set_speed(config, device)
         began = time.perf_counter()
         prior = load_prior(config.model, device)
-        job = Job(config, triplets, prior, model_fingerprint(config.model), ranks, device)
+        job = Job(config, triplets, prior, model_identity(config.model), ranks, device)
         _ = job.trained
         loading = time.perf_counter() - began
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipeline.io import atomic, format_size
+from pipeline.contract.figures import PALETTE, new_figure, save_figure
+from pipeline.contract.sizes import format_size
 from trainer.sweep.stats import FIDELITY, LOSS, final
 from trainer.sweep.words import ARM_TITLES, SCALE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Okabe and Ito's palette, told apart by colour-blind readers; and by shape.
-LOOKS = {"steps": ("#0072B2", "o"), "epochs": ("#D55E00", "s")}
+LOOKS = {"steps": (PALETTE[0], "o"), "epochs": (PALETTE[1], "s")}  # told apart by shape too
 TITLES = {
     FIDELITY: "condition fidelity above chance",
     LOSS: "held-out loss, another's map less true (x1000)",
@@ -28,15 +28,10 @@ ROOM = 0.35  # of the points' range that bars may reach beyond it before the fra
 
 def draw_curves(table: pd.DataFrame, summary: Mapping[str, Any], path: Path) -> None:
     """Points of seeds, means with 95% bars, log x; a panel for fidelity and one for the loss gap; a PNG at ``path``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     metrics = [m for m in (FIDELITY, LOSS) if (table["metric"] == m).any()]
-    figure = Figure(figsize=(4.3 * len(metrics) + 0.4, 3.9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure, [panels] = new_figure(4.3 * len(metrics) + 0.4, 3.9, 1, len(metrics))
     cut = False
-    for place, metric in enumerate(metrics, 1):
-        axes = figure.add_subplot(1, len(metrics), place)
+    for axes, metric in zip(panels, metrics, strict=True):
         cut |= _panel(axes, table, [r for r in summary["sizes"] if r["metric"] == metric], metric)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, fontsize=9)
@@ -46,8 +41,7 @@ def draw_curves(table: pd.DataFrame, summary: Mapping[str, Any], path: Path) -> 
     figure.text(
         0.995, 0.985, note + (", cut at the frame" if cut else ""), ha="right", va="top", fontsize=8, color="#555555"
     )
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    save_figure(figure, path)
 
 
 def _panel(axes: Axes, table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], metric: str) -> bool:
@@ -96,5 +90,3 @@ def _dress(axes: Axes, sizes: Sequence[int], title: str) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel("training images", fontsize=9)
     axes.set_title(title, fontsize=9.5, loc="left")
-    axes.tick_params(labelsize=8.5)
-    axes.spines[["top", "right"]].set_visible(False)

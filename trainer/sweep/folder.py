@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.dataset import Triplets
-from pipeline.io import CnlabError, atomic, canonical, code_version, fingerprint, read_json, write_json
-from trainer.models import model_fingerprint
-from trainer.recorder import read_validation
-from trainer.run import CONVERGENCE, SUMMARY
+from pipeline.contract.dataset import Triplets
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import atomic, read_json, write_json
+from pipeline.contract.identity import canonical, code_version, fingerprint
+from trainer.nets.models import model_identity
+from trainer.run_folder import CONVERGENCE, SUMMARY, read_validation
 from trainer.sweep.plan import PlannedRun, SweepConfig
 from trainer.sweep.stats import as_table, rows_of
 
@@ -37,7 +38,7 @@ class Sweep:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the results."""
         shared = self.config.training(self.triplets.condition)
-        training = shared.identity(self.triplets.fingerprint, model_fingerprint(self.config.model))
+        training = shared.identity(self.triplets.fingerprint, model_identity(self.config.model))
         own = {k: v for k, v in training.items() if k not in ("subset", "seed")}
         return {**own, "sizes": self.config.numbers, "seeds": self.config.seeds, "arms": self.config.arms}
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.io import CnlabError, atomic, code_version, write_json
-from trainer.run import SUMMARY
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import atomic, write_json
+from pipeline.contract.identity import code_version
+from trainer.run_folder import SUMMARY
 from trainer.sweep import words
 from trainer.sweep.figure import draw_curves
 from trainer.sweep.fit import estimate

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.io import CnlabError, format_size, parse_size
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.sizes import format_size, parse_size
 from trainer.config import Engine, Precision, TrainConfig, Variant
 
 ARMS = ("steps", "epochs")

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from pipeline.dataset import Triplets
-from pipeline.io import CnlabError, lock_folder
+from pipeline.contract.dataset import Triplets
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import lock_folder
 from trainer.run import run_training
 from trainer.sweep import words
 from trainer.sweep.cost import Costs, Forecast, forecast, measure, steps_done

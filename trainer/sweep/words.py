@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pipeline.io import format_size
-from trainer.convergence import FEWEST
+from pipeline.contract.sizes import format_size
+from pipeline.contract.text import markdown_table
+from trainer.convergence.detect import FEWEST
 from trainer.sweep.cost import Costs, Forecast
 from trainer.sweep.plan import PlannedRun
 from trainer.sweep.stats import CONVERGENCE, FIDELITY, LOSS
@@ -16,12 +17,6 @@ from trainer.sweep.stats import CONVERGENCE, FIDELITY, LOSS
 ARM_TITLES = {"steps": "equal steps", "epochs": "equal epochs"}
 SCALE = {FIDELITY: 1.0, LOSS: 1000.0}
 NAMES = {FIDELITY: "fidelity above chance", LOSS: "loss gap x1000"}
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def duration(seconds: float) -> str:
@@ -66,7 +61,7 @@ def forecast_text(name: str, found: Sequence[Forecast], costs: Costs, complete: 
             f"measured: step {costs.step:.3g} s, latents {costs.encode:.3g} s an image, validation "
             f"{costs.validation:.3g} s, checkpoint {costs.checkpoint:.3g} s ({disk(costs.checkpoint_bytes)}), "
             f"start {costs.start:.3g} s",
-            table(["run", "arms", "steps", "images seen", "epochs", "time", "disk"], rows),
+            markdown_table(["run", "arms", "steps", "images seen", "epochs", "time", "disk"], rows),
             *_notes([f.run for f in found]),
             f"total: {duration(seconds)}, {disk(sum(f.bytes for f in found))}; done at about {clock(seconds)}",
         ]
@@ -120,7 +115,7 @@ def size_table(summary: Mapping[str, Any]) -> str:
         steps, epochs = f"{own[0]['steps']:,}", f"{own[0]['epochs']:.3g}"
         rows.append([ARM_TITLES[arm], format_size(size), steps, epochs, str(own[0]["n"]), *numbers, step])
     names = [NAMES[m] + " ↑" for m in metrics]
-    return table(["arm", "images", "steps", "epochs", "seeds", *names, "converged, step"], rows)
+    return markdown_table(["arm", "images", "steps", "epochs", "seeds", *names, "converged, step"], rows)
 
 
 def difference_table(summary: Mapping[str, Any]) -> str:
@@ -132,7 +127,7 @@ def difference_table(summary: Mapping[str, Any]) -> str:
         ]
         for r in summary["differences"]
     ]  # fmt: skip
-    return table(["arm", "measure", "sizes", "difference, paired", "seeds", "verdict"], rows)
+    return markdown_table(["arm", "measure", "sizes", "difference, paired", "seeds", "verdict"], rows)
 
 
 def estimate_text(found: Mapping[str, Any]) -> str:

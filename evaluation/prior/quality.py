@@ -1,0 +1,193 @@
+"""Measured quality of the tabletop models on a world they were not trained on, and their model cards.
+
+    python -m evaluation.prior.quality --work prior-work
+
+The second half of ``make prior``. Writes ``measured.json``, ``samples.png`` and the cards beside the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UniPCMultistepScheduler
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import trange
+from transformers import CLIPModel, CLIPTokenizer
+
+from evaluation.judges.features import lite0_extractor
+from evaluation.metrics.kernel import kernel_estimate
+from evaluation.prior.cards import write_cards
+from pipeline.contract.errors import run_cli
+from pipeline.contract.files import read_json, write_json
+from pipeline.tabletop.scene import COLORS, FLOORS, SHAPES
+from trainer.data.items import to_model_range
+from trainer.nets.models import WEIGHTS
+from trainer.prior.clip import clip_pixels, token_ids
+from trainer.prior.renders import HELD_OUT_SEED, TRAIN_SEED, renders
+
+STEPS, GUIDANCE = 20, 4.0
+
+
+@torch.inference_mode()
+def embed(
+    clip: CLIPModel, tokenizer: CLIPTokenizer, images: NDArray[np.uint8], texts: list[str]
+) -> tuple[Tensor, Tensor]:
+    """Unit image embeddings (N, D) and text embeddings (M, D)."""
+    seen = [
+        clip.get_image_features(pixel_values=clip_pixels(images[i : i + 64])).pooler_output
+        for i in range(0, len(images), 64)
+    ]
+    ids = token_ids(tokenizer, texts)
+    said = [clip.get_text_features(input_ids=ids[i : i + 256]).pooler_output for i in range(0, len(ids), 256)]
+    return F.normalize(torch.cat(seen), dim=-1), F.normalize(torch.cat(said), dim=-1)
+
+
+def wilson(hits: int, n: int) -> list[float]:
+    """95% interval of a proportion (Wilson, 1927), the method for n in the hundreds."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, n).proportion_ci(0.95, "wilson")
+    return [round(interval.low, 4), round(interval.high, 4)]
+
+
+def proportion(correct: NDArray[np.bool_]) -> dict[str, Any]:
+    """``{"value", "ci", "n"}`` of a 0/1 array (N,)."""
+    return {"value": round(float(correct.mean()), 4), "ci": wilson(int(correct.sum()), correct.size), "n": correct.size}
+
+
+def retrieval(
+    clip: CLIPModel, tokenizer: CLIPTokenizer, images: NDArray[np.uint8], texts: list[str], pool: int = 64
+) -> dict[str, Any]:
+    """Share of images whose own caption ranks first among ``pool`` (image-to-text R@1)."""
+    seen, said = embed(clip, tokenizer, images, texts)
+    correct = []
+    for start in range(0, len(texts) // pool * pool, pool):
+        part = slice(start, start + pool)
+        correct.append((seen[part] @ said[part].T).argmax(1).numpy() == np.arange(pool))
+    return proportion(np.concatenate(correct))
+
+
+def caption_accuracy(
+    clip: CLIPModel, tokenizer: CLIPTokenizer, images: NDArray[np.uint8], texts: list[str]
+) -> dict[str, Any]:
+    """Zero-shot: is the caption's word the best of its kind, with the rest of the caption as it is?
+
+    For each image, each kind of word and each of its occurrences, the caption competes with those that have another
+    word there; an occurrence is correct when the true caption scores highest.
+    """
+    kinds = {"color": tuple(COLORS), "shape": SHAPES, "floor": FLOORS}
+    results = {}
+    for name, words in kinds.items():
+        variants, owners = [], []
+        for i, text in enumerate(texts):
+            parts = text.replace(",", " ,").split()
+            for place in (k for k, w in enumerate(parts) if w in words):
+                options = [parts[place], *(w for w in words if w != parts[place])]
+                variants += [" ".join([*parts[:place], w, *parts[place + 1 :]]).replace(" ,", ",") for w in options]
+                owners.append(i)
+        seen, said = embed(clip, tokenizer, images, variants)
+        scores = (seen[owners][:, None] * said.view(len(owners), len(words), -1)).sum(-1)
+        results[name] = proportion((scores.argmax(1) == 0).numpy())
+    return results
+
+
+@torch.inference_mode()
+def reconstruction(vae: AutoencoderKL, images: NDArray[np.uint8]) -> dict[str, Any]:
+    """PSNR in dB of encode-decode, mean over images with a 95% normal interval."""
+    values = []
+    for i in range(0, len(images), 32):
+        x = to_model_range(images[i : i + 32])
+        y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        values.append(10 * torch.log10(4 / (x - y).square().mean((1, 2, 3))))
+    psnr = torch.cat(values)
+    half = 1.96 * psnr.std().item() / len(psnr) ** 0.5
+    mean = psnr.mean().item()
+    return {"value": round(mean, 2), "ci": [round(mean - half, 2), round(mean + half, 2)], "n": len(psnr)}
+
+
+def draw_samples(pipe: StableDiffusionPipeline, texts: list[str], seed: int, batch: int = 32) -> NDArray[np.uint8]:
+    """One sample a caption, (N, S, S, 3) uint8; the noise of sample i is seeded by (seed, i)."""
+    pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    drawn: list[Image.Image] = []
+    for start in trange(0, len(texts), batch, desc="samples", unit="batch"):
+        part = texts[start : start + batch]
+        generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))]
+        drawn += pipe(part, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators).images
+    return np.stack([np.array(image) for image in drawn])
+
+
+def lite0_features(images: NDArray[np.uint8], batch: int = 32) -> NDArray[np.float32]:
+    """(N, S, S, 3) uint8 -> (N, 1280) float32."""
+    run = lite0_extractor().run
+    parts = [images[i : i + batch] for i in range(0, len(images), batch)]
+    return np.concatenate([run(torch.from_numpy(np.array(p)).permute(0, 3, 1, 2)).numpy() for p in parts])
+
+
+def kernel_distances(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dict[str, Any]:
+    """kid_lite0 of samples against held-out renders, beside the floor: two disjoint sets of renders, same n."""
+    n = len(drawn)
+    real, other, made = lite0_features(images[n : 2 * n]), lite0_features(images[:n]), lite0_features(drawn)
+    out = {}
+    for name, features in (("samples", made), ("floor", other)):
+        found = kernel_estimate(features, real)
+        ci = [None if v is None else round(v, 3) for v in (found.low, found.high)]
+        out[name] = {"value": round(found.value, 3), "ci": ci, "n": n}
+    return out
+
+
+@dataclass(frozen=True)
+class PriorQualityConfig:
+    """Measure the tabletop models and write their cards."""
+
+    work: Path = Path("prior-work")  # where held-out renders are kept
+    weights: Path = WEIGHTS  # the models to measure; cards and figures go beside them
+    samples: int = 512  # samples drawn; renders of another world are twice as many and more
+    seed: int = 1  # of the samples' noise
+
+
+def measure(config: PriorQualityConfig) -> dict[str, Any]:
+    """Every figure of the model cards."""
+    n = config.samples
+    images, captions = renders(config.work, HELD_OUT_SEED, max(4 * n, 64))[:2]
+    clip_folder = config.weights / "tabletop-clip"
+    clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
+    pipe = StableDiffusionPipeline.from_pretrained(config.weights / "tabletop-sd")
+    drawn = draw_samples(pipe, captions[:n], config.seed)
+    tiles = [np.concatenate(list(drawn[first : first + 8]), 1) for first in range(0, min(n, 32) // 8 * 8, 8)]
+    Image.fromarray(np.concatenate(tiles)).save(config.weights / "tabletop-sd" / "samples.png")
+    accuracy = {
+        name: caption_accuracy(clip, tokenizer, pictures, captions[:n])
+        for name, pictures in (("renders", images[:n]), ("samples", drawn))
+    }
+    return {
+        "sampler": {"scheduler": "UniPC", "steps": STEPS, "guidance": GUIDANCE, "seed": config.seed},
+        "retrieval_at_1_of_64": retrieval(clip, tokenizer, images, captions),
+        "reconstruction_psnr_db": reconstruction(pipe.vae, images[:n]),
+        "caption_accuracy": accuracy,
+        "kid_lite0_x1000": kernel_distances(images, drawn),
+        "captions_of_samples_png": captions[: min(n, 32) // 8 * 8],
+    }
+
+
+def _main() -> None:
+    config = tyro.cli(PriorQualityConfig, prog="python -m evaluation.prior.quality", description="Measure the prior.")
+    figures = measure(config)
+    write_json(config.weights / "measured.json", figures)
+    training = read_json(config.weights / "training.json")
+    write_cards(config.weights, figures, training, (TRAIN_SEED, HELD_OUT_SEED))
+    print(json.dumps({k: v for k, v in figures.items() if not k.startswith("captions")}, indent=1))
+
+
+if __name__ == "__main__":
+    run_cli(_main)

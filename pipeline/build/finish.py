@@ -1,0 +1,118 @@
+"""Closing a build: counts, rejects, contact sheet, card, and the header last."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from pipeline.build.pool import Pool
+from pipeline.config import DatasetConfig
+from pipeline.contract.dataset import FORMAT, HEADER, REJECT_COLUMNS, REJECTS, Shard
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import atomic, write_json
+from pipeline.contract.identity import code_version, sha256_file
+
+
+def write_rejects(folder: Path, shards: list[Shard]) -> dict[str, int]:
+    """Gather the rejects of all blocks into rejects.parquet, block by block; returns the count of each reason."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pipeline.build.shards import read_rejects
+    from pipeline.contract.schema import IMAGE, hub_schema
+
+    kinds: dict[str, Any] = dict.fromkeys(REJECT_COLUMNS, pa.string())
+    schema = hub_schema({**kinds, "rank": pa.int64(), "thumbnail": IMAGE})
+    counts: dict[str, int] = {}
+    with atomic(folder / REJECTS) as temporary, pq.ParquetWriter(temporary, schema) as out:
+        for shard in shards:
+            rejects = [{name: r[name] for name in REJECT_COLUMNS} for r in read_rejects(folder / shard.file)]
+            for reject in rejects:
+                counts[reject["reason"]] = counts.get(reject["reason"], 0) + 1
+                reject["thumbnail"] = reject["thumbnail"] and {"bytes": reject["thumbnail"], "path": None}
+            if rejects:
+                out.write_table(pa.Table.from_pylist(rejects, schema=schema))
+    return dict(sorted(counts.items()))
+
+
+def seal(
+    config: DatasetConfig, about: dict[str, Any], identity: str, shards: list[Shard], pool: Pool
+) -> dict[str, Any]:
+    """Check the counts, write rejects, contact sheet and card, and the header last."""
+    folder = config.folder
+    counts = {name: sum(s.rows for s in shards if s.split == name) for name in ("train", "eval")}
+    pool.submit(write_rejects, folder, shards)
+    reasons: dict[str, int] = pool.result()
+    _check_counts(config, counts, reasons)
+    files = [dataclasses.asdict(s) for s in sorted(shards, key=lambda s: (s.split != "train", s.file)) if s.rows]
+    used = {s["file"] for s in files} | {REJECTS}
+    for stray in folder.glob("*.parquet"):  # blocks without rows, or that turned out not to be needed
+        if stray.name not in used:
+            stray.unlink()
+    for part in (_write_rejects_pages, _write_contact, _soft_leaks):
+        pool.submit(part, folder, files, config.condition)
+    from pipeline.report.card import write_card  # imported by `Job.run` meanwhile
+
+    header = {
+        "format": FORMAT,
+        "name": folder.name,
+        "config": about,
+        "fingerprint": identity,
+        **code_version(),
+        "counts": counts,
+        "conditions": list(config.condition),
+        "image_size": config.image_size,
+        "license": config.license,
+        "rejects": reasons,
+        "rejects_sha256": sha256_file(folder / REJECTS),
+        "shards": files,
+        "tool_versions": _tool_versions(),
+    }
+    for _ in range(3):
+        header |= pool.result()
+    write_card(folder, header)
+    write_json(folder / HEADER, header)
+    return header
+
+
+def _check_counts(config: DatasetConfig, counts: dict[str, int], reasons: dict[str, int]) -> None:
+    if not counts["train"] or not counts["eval"]:
+        said = ", ".join(f"{k} {v}" for k, v in reasons.items()) or "none rejected"
+        raise CnlabError(
+            f"{config.folder}: {counts['train']} train and {counts['eval']} eval samples are left ({said}); "
+            "both must have some: add images, raise --eval-share or relax the thresholds"
+        )
+    for name, wanted in (("train", config.resolved_size), ("eval", config.eval_size)):
+        if counts[name] < wanted:
+            print(f"note: {name} has {counts[name]} samples, {wanted} were asked for; the source has no more")
+
+
+# What workers do for the seal: each returns what it adds to the header.
+
+
+def _write_rejects_pages(folder: Path, files: list[dict[str, Any]], conditions: tuple[str, ...]) -> dict[str, Any]:
+    from pipeline.report.rejects import write_quarantine
+
+    write_quarantine(folder)
+    return {}
+
+
+def _write_contact(folder: Path, files: list[dict[str, Any]], conditions: tuple[str, ...]) -> dict[str, Any]:
+    from pipeline.report.contact import write_contact
+
+    write_contact(folder, files, conditions)
+    return {}
+
+
+def _soft_leaks(folder: Path, files: list[dict[str, Any]], conditions: tuple[str, ...]) -> dict[str, Any]:
+    from pipeline.report.leaks import soft_leaks
+
+    return {"soft_map_leak": soft_leaks(folder, files, conditions)}
+
+
+def _tool_versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("numpy", "pillow", "opencv-python-headless", "pyarrow", "controlnet-aux", "imagehash", "scikit-image")
+    return {name: version(name) for name in names}

@@ -1,0 +1,67 @@
+"""Parquet shards: one block of candidates, screened and mapped, written atomically.
+
+A shard carries in its schema the dataset's fingerprint, its own block's name, and the rejects of its block, so that it
+says on its own what it is; whether it is whole is told by its sha256 in the build's ledger and in dataset.json.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.contract.files import atomic
+from pipeline.contract.schema import shard_schema
+from pipeline.screen.duplicates import Mark
+
+BLOCK_KEY, FINGERPRINT_KEY, REJECTS_KEY = b"cnlab_block", b"cnlab_fingerprint", b"cnlab_rejects"
+
+
+def write_shard(
+    path: Path, rows: list[dict[str, Any]], conditions: tuple[str, ...], identity: tuple[str, str], rejects: list[Any]
+) -> None:
+    """Write one shard atomically. ``identity`` is (fingerprint, block name); ``rejects`` ride along in the schema."""
+    write_table(path, pa.Table.from_pylist(rows, schema=shard_schema(conditions)), identity, rejects)
+
+
+def write_table(path: Path, table: pa.Table, identity: tuple[str, str], rejects: list[Any]) -> None:
+    """`write_shard` of rows that are a table already, with the schema of `shard_schema`."""
+    metadata = {
+        **(table.schema.metadata or {}),
+        FINGERPRINT_KEY: identity[0].encode(),
+        BLOCK_KEY: identity[1].encode(),
+        REJECTS_KEY: json.dumps(rejects, default=lambda b: base64.b85encode(b).decode()).encode(),
+    }
+    with atomic(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, row_group_size=64, compression="zstd")
+
+
+def read_shard(path: Path) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """All rows of a shard, and its rejects; in rank order each."""
+    table = pq.read_table(path)
+    return table, _rejects(table.schema.metadata)
+
+
+def read_rejects(path: Path) -> list[dict[str, Any]]:
+    """The rejects of a shard's block, in rank order; thumbnails as bytes."""
+    return _rejects(pq.read_schema(path).metadata)
+
+
+def _rejects(metadata: dict[bytes, bytes]) -> list[dict[str, Any]]:
+    rejects: list[dict[str, Any]] = json.loads(metadata[REJECTS_KEY])
+    for reject in rejects:
+        if reject["thumbnail"] is not None:
+            reject["thumbnail"] = base64.b85decode(reject["thumbnail"])
+    return rejects
+
+
+def read_marks(path: Path) -> tuple[list[Mark], set[int]]:
+    """Marks of a shard's rows and of its rejected copies, in rank order; and the ranks of the latter."""
+    file = pq.read_table(path, columns=list(Mark._fields))
+    copies = [r for r in _rejects(file.schema.metadata) if r.get("phash")]
+    marks = [Mark(**{name: row[name] for name in Mark._fields}) for row in (*file.to_pylist(), *copies)]
+    return sorted(marks), {r["rank"] for r in copies}

@@ -1,0 +1,1 @@
+"""The ground floor: what every stage agrees on. Imports nothing above it."""

@@ -1,0 +1,109 @@
+"""The folder ``data/NAME``: names of its files, header, and the one reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset  # read_table would import it at its first call, when everything waits for the card
+import pyarrow.parquet as pq
+
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json
+from pipeline.contract.identity import sha256_file
+
+FORMAT = 2  # of the folder's layout; raised when old folders can no longer be read
+HEADER = "dataset.json"
+BEFORE = f".{HEADER}.before"  # the header while a repair is under way
+CLAIM = ".build.json"  # whose folder this is, and the options to make it again
+LEDGER = ".shards.jsonl"  # sha256 of each finished shard
+REJECTS = "rejects.parquet"
+REJECT_COLUMNS = ("key", "rank", "split", "reason", "detail", "thumbnail")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard: file name, split, number of rows, sha256 of the file."""
+
+    file: str
+    split: str
+    rows: int
+    sha256: str
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header, also of a set whose repair was interrupted. Raises CnlabError when there is none."""
+    for name in (HEADER, BEFORE):
+        if (folder / name).is_file():
+            header: dict[str, Any] = read_json(folder / name)
+            return header
+    raise CnlabError(f"{folder} is not a finished dataset (no {HEADER}); run cnlab-dataset build first")
+
+
+class Triplets:
+    """A dataset folder, opened read-only and checked for completeness."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises CnlabError when ``folder`` is not a finished dataset."""
+        if not (folder / HEADER).is_file():
+            raise CnlabError(f"{folder} is not a finished dataset (no {HEADER}); run make dataset first")
+        self.folder = folder
+        self.header: dict[str, Any] = read_json(folder / HEADER)
+        self.fingerprint: str = self.header["fingerprint"]
+        self.condition: str = self.header["conditions"][0]
+
+    def verify(self) -> None:
+        """Compare every shard with its sha256 in the header; raises CnlabError naming the first damaged one."""
+        for shard in self.header["shards"]:
+            path = self.folder / shard["file"]
+            if not path.is_file() or sha256_file(path) != shard["sha256"]:
+                raise CnlabError(f"{path} is missing or damaged; repair with cnlab-dataset verify --repair")
+
+    def table(self, split: str, columns: list[str], count: int | None = None) -> pa.Table:
+        """The first ``count`` rows of ``split`` (all by default), in rank order.
+
+        Raises CnlabError when there are fewer.
+        """
+        have = self.count(split)
+        wanted = have if count is None else count
+        if wanted > have:
+            raise CnlabError(f"{self.folder} has {have} {split} samples, {wanted} were asked for")
+        return self.rows(split, columns, 0, wanted)
+
+    def count(self, split: str) -> int:
+        """Number of rows of a split."""
+        return sum(int(s["rows"]) for s in self.header["shards"] if s["split"] == split)
+
+    def rows(self, split: str, columns: list[str], first: int, end: int) -> pa.Table:
+        """Rows ``first`` ... ``end`` - 1 of ``split`` in rank order; only the shards that hold them are read."""
+        parts, start = [], 0
+        for shard in self.header["shards"]:
+            if shard["split"] != split:
+                continue
+            stop = start + int(shard["rows"])
+            if start < end and stop > first:
+                table = pq.read_table(self.folder / shard["file"], columns=columns)
+                parts.append(table.slice(max(first - start, 0), min(end, stop) - max(first, start)))
+            start = stop
+        return pa.concat_tables(parts)
+
+
+def first_rows(folder: Path, shards: list[dict[str, Any]], split: str, count: int, columns: list[str]) -> list[Any]:
+    """The first ``count`` rows of a split, in rank order."""
+    rows: list[Any] = []
+    for shard in shards:
+        if shard["split"] == split and len(rows) < count:
+            with pq.ParquetFile(folder / shard["file"]) as file:
+                for batch in file.iter_batches(min(count, 64), columns=columns):
+                    rows += batch.to_pylist()
+                    if len(rows) >= count:
+                        break
+    return rows[:count]
+
+
+def read_columns(folder: Path, shards: list[dict[str, Any]], split: str, columns: list[str]) -> pa.Table:
+    """Columns of a whole split, without its pictures: compact, so that a large set can be described too."""
+    parts = [pq.read_table(folder / s["file"], columns=columns) for s in shards if s["split"] == split]
+    return pa.concat_tables(part.replace_schema_metadata(None) for part in parts)

@@ -1,0 +1,61 @@
+"""Identity: what decides a result, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces, the text that fingerprints are taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def check_fingerprint(header: Path, expected: str) -> bool:
+    """True when ``header`` exists and belongs to this config, False when absent; a foreign one raises CnlabError."""
+    if not header.exists():
+        return False
+    found = read_json(header).get("fingerprint")
+    if found != expected:
+        raise CnlabError(
+            f"{header.parent} was made with another configuration (fingerprint {str(found)[:12]}, this command's is "
+            f"{expected[:12]}); choose another NAME or delete that folder"
+        )
+    return True
+
+
+@cache
+def code_version() -> dict[str, str]:
+    """``{"version": ..., "commit": ...}`` of this toolkit; the commit is ``unknown`` outside a git checkout."""
+    try:
+        release = version("controlnet-lab")
+    except PackageNotFoundError:
+        release = "unknown"
+    here = Path(__file__).resolve().parents[2]
+    git = ["git", "-C", str(here)]
+    try:
+        top = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+        commit = top.stdout.strip() + ("+" if dirty.stdout.strip() else "") if top.returncode == 0 else "unknown"
+    except (OSError, subprocess.TimeoutExpired):
+        commit = "unknown"
+    return {"version": release, "commit": commit}

@@ -1,0 +1,1 @@
+"""A finished dataset for people: card, contact sheet, rejects, leak test."""

@@ -1,0 +1,160 @@
+"""Tiny generation folders and a tiny dataset as docs/formats.md describes them, and a rater made of code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, PngImagePlugin
+
+from pipeline.contract.files import write_json
+from pipeline.contract.identity import canonical
+from user_study.config import Make
+from user_study.design.trials import digest
+from user_study.sheets.make import make_study
+
+SIZE = 16
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "\u202eright to left\u202c",
+    "nul\0inside",
+    "=HYPERLINK(1) & {{ 7*7 }} \u2028 <!--",
+    "x" * 5000,
+)
+CAPTIONS = ("a red sphere on a wooden floor", *HOSTILE)
+RUN_A, RUN_B = "zebrarun-50k", "yakrun-1k"
+
+
+def png(seed: int, size: int = SIZE, **text: str) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    info = PngImagePlugin.PngInfo()
+    for name, value in text.items():
+        info.add_text(name, value)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def write_dataset(folder: Path, count: int) -> None:
+    rows = [
+        {
+            "key": f"secretkey/{n:04d}",
+            "text": CAPTIONS[n % len(CAPTIONS)],
+            "conditioning_image": {"bytes": png(1000 + n), "path": None},
+            "canny": {"bytes": png(1000 + n), "path": None},
+            "softedge": {"bytes": png(2000 + n), "path": None},
+        }
+        for n in range(count)
+    ]
+    folder.mkdir(parents=True)
+    for part in range(2):
+        pq.write_table(pa.Table.from_pylist(rows[part::2]), folder / f"eval-{part:05d}.parquet")
+    header = {"name": folder.name, "fingerprint": "d" * 64, "conditions": ["canny", "softedge"], "image_size": SIZE}
+    write_json(folder / "dataset.json", header)
+
+
+def write_side(results: Path, run: str, arm: str, count: int, size: int = SIZE, groups: int = 2) -> None:
+    folder = results / "generations" / run / arm
+    folder.mkdir(parents=True)
+    images = []
+    for n in range(count):
+        key = f"secretkey/{n:04d}"
+        for group in range(groups):
+            file = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{group}.png"
+            seed = int(digest(run, arm, n, group)[:8], 16)
+            (folder / file).write_bytes(png(seed, size, parameters=f"{run} {arm}"))
+            images.append({"file": file, "key": key, "text": "t", "map_key": key, "seed": group})
+    manifest = {"fingerprint": digest(run, arm), "run": run, "dataset": "tiny", "arm": arm, "images": images}
+    write_json(folder / "manifest.json", manifest)
+
+
+@dataclass(frozen=True)
+class World:
+    root: Path
+    config: Make
+
+    @property
+    def study(self) -> Path:
+        return self.config.out
+
+    def make(self, **changes: Any) -> Path:
+        config = replace(self.config, **changes)
+        make_study(config)
+        return config.out
+
+
+def payload_of(page: Path) -> tuple[dict[str, Any], str]:
+    """The JSON inside a sheet, and its text."""
+    html = page.read_text(encoding="utf-8")
+    text = html.split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    return json.loads(text), text
+
+
+Chooser = Callable[[str, dict[str, Any]], str]
+
+
+def answer(page: Path, rater: str, chooser: Chooser) -> dict[str, Any]:
+    """The document that ``rater`` exports; written from the format's description, not with the importer's code."""
+    sheet, text = payload_of(page)
+    rank = {
+        t["id"]: hashlib.sha256("\0".join((sheet["seed"], rater, t["id"])).encode()).hexdigest()
+        for t in sheet["trials"]
+    }
+    order = [t["id"] for t in sorted(sheet["trials"], key=lambda t: (t["block"], rank[t["id"]]))]
+    trials = {t["id"]: t for t in sheet["trials"]}
+    payload = {
+        "study": sheet["study"],
+        "sheet": sheet["sheet"],
+        "token": hashlib.sha256(text.encode()).hexdigest(),
+        "seed": sheet["seed"],
+        "rater": rater,
+        "started": "2026-01-01T00:00:00.000Z",
+        "finished": "2026-01-01T00:10:00.000Z",
+        "order": order,
+        "answers": [
+            {
+                "trial": trial,
+                "choice": chooser(trial, trials[trial]),
+                "response_ms": 900 + n,
+                "hidden_ms": 0,
+                "views": 1,
+                "window": [1200, 900],
+            }
+            for n, trial in enumerate(order)
+        ],
+    }
+    return sealed(payload)
+
+
+def sealed(payload: dict[str, Any]) -> dict[str, Any]:
+    mark = hashlib.sha256((payload["token"] + "\0" + canonical(payload)).encode()).hexdigest()
+    return {"format": "picture-answers", "version": 1, "payload": payload, "seal": mark}
+
+
+def prefer(study: Path, wish: Callable[[dict[str, Any]], str]) -> Chooser:
+    """A rater who knows the key: ``wish`` maps a trial of key.json to ``a``, ``b``, ``tie`` or ``unseen``."""
+    trials = {
+        t: entry
+        for s in json.loads((study / "key.json").read_text())["sheets"].values()
+        for t, entry in s["trials"].items()
+    }
+
+    def choose(trial: str, _: dict[str, Any]) -> str:
+        entry = trials[trial]
+        if entry["kind"] == "catch":
+            if entry["left"] == entry["right"]:
+                return "tie"
+            return "right" if entry["left"].endswith("*") else "left"
+        side = wish(entry)
+        return {entry["left"]: "left", entry["right"]: "right"}.get(side, side)
+
+    return choose

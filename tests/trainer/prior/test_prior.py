@@ -1,0 +1,201 @@
+"""The recipes of the tabletop models, and the models as they ship."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.tabletop import render, sample_scene
+from pipeline.tabletop.scene import COLORS, SHAPES
+from trainer.nets.models import WEIGHTS, load_prior
+from trainer.prior.clip import SWAPS, contrastive_loss, replaced, token_ids
+from trainer.prior.fit import FitConfig, Task, batch_indices, fit
+from trainer.prior.models import TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
+from trainer.prior.renders import OBJECT_CLASSES, class_shares, object_classes, renders
+from trainer.state.checkpoint import latest_checkpoint, load_tensors
+
+CAPTIONS = [sample_scene(5, i).caption for i in range(400)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    return build_tokenizer(CAPTIONS, tmp_path_factory.mktemp("tokenizer"))
+
+
+def test_every_word_of_a_caption_is_one_token(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    for caption in CAPTIONS[:100]:
+        words = caption.replace(",", " ,").split()
+        assert tokenizer.tokenize(caption) == [w + "</w>" for w in words]
+        assert len(words) + 2 <= TOKENS
+
+
+def test_reloaded_tokenizer_is_the_same_and_takes_any_text(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from transformers import CLIPTokenizer
+
+    tokenizer.save_pretrained(tmp_path)
+    again = CLIPTokenizer.from_pretrained(tmp_path)
+    texts = [*CAPTIONS[:5], "", "Ünïcode 猫 & emoji 🎲, 42!", "word " * 90]
+    assert torch.equal(token_ids(tokenizer, texts), token_ids(again, texts))
+    assert token_ids(again, texts).shape == (8, TOKENS)
+    assert again.decode(again("Ünïcode 猫").input_ids, skip_special_tokens=True).strip() == "ünïcode 猫"
+
+
+@given(st.integers(0, len(CAPTIONS) - 1), st.integers(0, 3))
+def test_a_swapped_caption_differs_in_two_words_of_one_kind(index: int, shift: int) -> None:
+    caption = CAPTIONS[index]
+    changed = swapped(caption, SWAPS[shift:] + SWAPS[:shift])
+    before, after = caption.replace(",", "").split(), changed.replace(",", "").split()
+    assert sorted(before) == sorted(after)
+    moved = [w for w, v in zip(before, after, strict=True) if w != v]
+    assert len(moved) in (0, 2)
+    if moved:
+        assert any(set(moved) <= set(kind) for kind in SWAPS)
+    two = [w for w in before if w in SHAPES]
+    if len(set(two)) > 1 or len({w for w in before if w in COLORS}) > 1:
+        assert moved
+
+
+def test_the_unet_has_sd15s_layout() -> None:
+    unet = build_unet()
+    assert [len(b.resnets) for b in unet.down_blocks] == [2, 2, 2, 2]
+    encoder_blocks = 1 + sum(len(b.resnets) + bool(b.downsamplers) for b in unet.down_blocks)
+    assert encoder_blocks == 12  # of the paper's section 3.2, conv_in counted; with the middle one 13 outputs
+    assert build_vae().config.latent_channels == 4
+
+
+def test_clip_gives_equal_widths(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    clip = build_clip(tokenizer)
+    seen = clip.get_image_features(pixel_values=torch.zeros(2, 3, 128, 128)).pooler_output
+    said = clip.get_text_features(input_ids=token_ids(tokenizer, CAPTIONS[:2])).pooler_output
+    assert seen.shape == said.shape == (2, 128)
+
+
+def test_renders_resume_after_a_kill(tmp_path: Path) -> None:
+    images, captions, shares, objects = renders(tmp_path, 3, 300, size=32, workers=1)
+    assert captions[299] == sample_scene(3, 299).caption
+    assert np.array_equal(images[7], render(sample_scene(3, 7), 32).image)
+    ledger = tmp_path / "captions-3-300-32.jsonl"
+    assert np.array_equal(shares[7], class_shares(render(sample_scene(3, 7), 32).segment))
+    whole, parts, whole_objects = np.array(images), np.array(shares), np.array(objects)
+    kept = next(s for s in ledger.read_text().splitlines() if s)
+    ledger.write_text(kept + '\n{"start": 250, "capt')  # the kill came in the middle of a line
+    broken = np.lib.format.open_memmap(tmp_path / "images-3-300-32.npy", mode="r+")
+    missing = slice(250, 300) if json.loads(kept)["start"] == 0 else slice(0, 250)
+    broken[missing] = 0
+    broken.flush()
+    again, texts, cells, classes = renders(tmp_path, 3, 300, size=32, workers=1)
+    assert np.array_equal(again, whole)
+    assert np.array_equal(cells, parts)
+    assert np.array_equal(classes, whole_objects)
+    assert texts == captions
+
+
+def test_class_shares_counts_pixels() -> None:
+    segment = np.zeros((16, 16), np.uint8)
+    segment[:2, :2] = [[1, 1], [4, 0]]  # the first cell, 2 x 2: half floor, a quarter of class 4, a quarter wall
+    shares = class_shares(segment)
+    assert shares.shape == (8, 8, 7)
+    assert shares[0, 0].tolist() == [64, 128, 0, 0, 64, 0, 0]
+    assert (shares[1:] == [255, 0, 0, 0, 0, 0, 0]).all()
+
+
+def test_object_classes_name_the_largest_object_of_a_cell() -> None:
+    scene = next(s for s in (sample_scene(5, i) for i in range(50)) if len(s.things) == 2)
+    instance = np.zeros((32, 32), np.uint8)  # cells of 2 x 2
+    instance[:2, :2] = [[3, 3], [3, 2]]
+    instance[:2, 2:4] = 2
+    instance[2:4, :2] = 1
+    classes = object_classes(instance, scene.things)
+    assert classes.shape == (16, 16)
+    first, second = (2 + 8 * SHAPES.index(t.shape) + list(COLORS).index(t.color) for t in scene.things)
+    assert classes[0, :3].tolist() == [second, first, 0]
+    assert classes[1, 0] == 1
+    assert classes.max() < OBJECT_CLASSES
+
+
+def test_replaced_changes_one_word_of_the_kind() -> None:
+    ids = torch.tensor([[9, 5, 7, 6, 0], [9, 7, 7, 7, 0], [9, 4, 7, 8, 0]] * 50)
+    words = torch.tensor([4, 5, 6])
+    out = replaced(ids, words, torch.Generator().manual_seed(1))
+    changed = out != ids
+    assert changed.sum(1).tolist() == [1, 0, 1] * 50
+    assert torch.isin(out[changed], words).all()
+    assert changed[0::3, 1].any() and changed[0::3, 3].any()  # either place
+    assert set(out[2::3, 1].tolist()) == {5, 6}
+
+
+def test_contrastive_loss_ignores_twins_and_counts_altered_captions() -> None:
+    eye = torch.eye(3)
+    ids = torch.tensor([[[1], [2], [3]], [[4], [5], [3]]])  # the third altered caption is the caption itself
+    wrong = torch.stack([eye, eye])
+    loss, logits = contrastive_loss(eye, wrong, ids, torch.tensor(10.0))
+    assert logits.shape == (3, 4)
+    assert logits[:, 3].tolist() == [10.0, 10.0, -1e4]
+    right, _ = contrastive_loss(eye, torch.stack([eye, -eye]), ids, torch.tensor(10.0))
+    assert right < 0.01 < loss
+    twins, _ = contrastive_loss(eye[[0, 0]], eye[[0, 0]][None], torch.tensor([[[1], [1]]]), torch.tensor(10.0))
+    assert twins == 0
+
+
+def test_fit_resumes_bit_equal(tmp_path: Path) -> None:
+    config = FitConfig(steps=9, lr=0.05, batch=4, warmup=2, ema_decay=0.5, save_every=3)
+    target = torch.tensor([[1.0, -2.0, 0.5]])
+
+    def run(folder: Path, dies_at: int | None = None) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 1)
+
+        def loss_of(step: int, g: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+            if step == dies_at:
+                raise KeyboardInterrupt
+            x = torch.randn(4, 3, generator=g)
+            return (model(x) - x @ target.T).square().mean(), {}
+
+        fit(Task("test", model, loss_of, config), folder)
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", dies_at=7)
+    found = latest_checkpoint(tmp_path / "cut")
+    assert found is not None
+    assert found.name == "step-0000006"
+    assert torch.equal(run(tmp_path / "cut"), whole)
+
+
+def test_batches_cover_each_epoch_once() -> None:
+    config = replace(FitConfig(steps=1, lr=1, batch=5), seed=2)
+    seen = np.concatenate([batch_indices(config, step, 10) for step in range(4)])
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert not np.array_equal(seen[:10], seen[10:])
+
+
+def test_shipped_weights_are_small_whole_and_without_pickles() -> None:
+    files = [p for p in WEIGHTS.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 30e6
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".md", ".png", ".txt"}
+    prior = load_prior("tabletop", torch.device("cpu"))
+    assert prior.scheduler.config.prediction_type == "v_prediction"
+    clip = load_tensors(WEIGHTS / "tabletop-clip" / "model.safetensors")
+    theirs = prior.text_encoders[0].state_dict()
+    ours = {k.removeprefix("text_model."): v for k, v in clip.items() if k.startswith("text_model.")}
+    match = {k.removeprefix("text_model."): v for k, v in theirs.items()}
+    assert ours.keys() == match.keys()
+    assert all(torch.equal(v.float(), match[k]) for k, v in ours.items()), "the text encoder is the CLIP's text tower"
+
+
+def test_shipped_autoencoder_keeps_pictures() -> None:
+    from trainer.data.items import to_model_range
+
+    vae = load_prior("tabletop", torch.device("cpu")).vae
+    x = to_model_range(np.stack([render(sample_scene(123, i)).image for i in range(4)]))
+    with torch.inference_mode():
+        y = vae.decode(vae.encode(x).latent_dist.mean).sample
+    assert 10 * torch.log10(4 / (x - y).square().mean()) > 28

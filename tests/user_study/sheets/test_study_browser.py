@@ -1,0 +1,188 @@
+"""The sheet in a real browser, where one is installed: filled, reloaded, exported, imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from study_world import World
+
+from user_study.config import Import
+from user_study.votes.collect import import_answers
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH")]
+
+
+class Browser:
+    """One page of a headless Chromium, spoken to through its debugging pipe: no port, no driver, no network."""
+
+    def __init__(self, profile: Path) -> None:
+        inward, self.write = os.pipe()
+        self.read, outward = os.pipe()
+        flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --remote-debugging-pipe"
+        line = f'exec "$0" {flags} --user-data-dir="$1" about:blank 3<&{inward} 4>&{outward}'
+        self.process = subprocess.Popen(
+            ["bash", "-c", line, str(CHROMIUM), str(profile)],
+            pass_fds=(inward, outward),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(inward)
+        os.close(outward)
+        self.buffer, self.count, self.session = b"", 0, None
+        self.events: list[dict[str, Any]] = []
+        targets = self.send("Target.getTargets")["targetInfos"]
+        target = next(t["targetId"] for t in targets if t["type"] == "page")
+        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.send(f"{domain}.enable")
+
+    def close(self) -> None:
+        self.session = None
+        self.send("Browser.close")
+        self.process.wait(30)
+        os.close(self.read)
+        os.close(self.write)
+
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
+        self.count += 1
+        message = {"id": self.count, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.write, json.dumps(message).encode() + b"\0")
+        while True:
+            found = self._receive()
+            if found.get("id") == self.count:
+                assert "error" not in found, found
+                return dict(found["result"])
+            self.events.append(found)
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self.buffer:
+            part = os.read(self.read, 1 << 16)
+            assert part, "the browser has gone"
+            self.buffer += part
+        line, self.buffer = self.buffer.split(b"\0", 1)
+        return dict(json.loads(line))
+
+    def js(self, code: str) -> Any:
+        result = self.send("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def until(self, code: str) -> None:
+        end = time.monotonic() + 20
+        while not self.js(code):
+            assert time.monotonic() < end, code
+            time.sleep(0.02)
+
+    def open(self, page: Path) -> None:
+        self.send("Page.navigate", url=page.as_uri())
+        self.until(f"location.href === {json.dumps(page.as_uri())} && typeof canonical === 'function'")
+
+    def key(self, key: str) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key)
+
+
+READY = "clock !== null && performance.now() - clock.shown > GUARD_MS"
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    browser = Browser(tmp_path / "profile")
+    yield browser
+    browser.close()
+
+
+def start(browser: Browser, rater: str) -> None:
+    browser.js(f"$('rater').value = {json.dumps(rater)}")
+    browser.js("$('start').requestSubmit()")
+    assert browser.js("$('trial').hidden")  # no consent yet
+    browser.js("$('consent').click(); $('start').requestSubmit()")
+
+
+def test_fill_reload_undo_export_import(world: World, browser: Browser) -> None:
+    study = world.make(items=8)
+    page = study / "sheets" / "sheet-01.html"
+    browser.open(page)
+    start(browser, "R-1")
+    browser.until(READY)
+    for _ in range(3):
+        browser.key("1")  # a key pressed three times answers once
+    assert browser.js("state.answers.length") == 1
+    browser.until(READY)
+    browser.key("ArrowRight")
+    browser.until(READY)
+    browser.open(page)
+    browser.until(READY)
+    assert browser.js("state.answers.map((a) => a.choice)") == ["left", "right"]
+    browser.key("Backspace")
+    assert browser.js("state.answers.length") == 1
+    given = ["left"]
+    for key, choice in [("0", "tie"), ("u", "unseen"), ("2", "right"), ("ArrowLeft", "left")] * 3:
+        if browser.js("$('done').hidden"):
+            browser.until(READY)
+            browser.key(key)
+            given.append(choice)
+    browser.until("!$('done').hidden")
+    assert browser.js("document.querySelectorAll('#caption *, body > img').length") == 0
+    exported = browser.js("$('export').value")
+    browser.open(page)
+    assert browser.js("$('export').value") == exported  # a reload at the end loses nothing
+
+    answers = json.loads(exported)["payload"]["answers"]
+    assert [a["choice"] for a in answers] == given[: len(answers)]
+    assert [a["views"] for a in answers[:4]] == [1, 2, 3, 1]  # undone; reloaded and undone
+    assert all(a["response_ms"] >= 250 for a in answers)
+    (world.root / "r.json").write_text(exported)
+    import_answers(Import(study, (world.root / "r.json",), world.config.results))
+    votes = pd.read_parquet(study / "votes.parquet")
+    assert list(votes["choice"]) == given[: len(votes)] and set(votes["rater"]) == {"r-1"}
+
+    names = [event["method"] for event in browser.events]
+    assert "Runtime.exceptionThrown" not in names
+    assert [e for e in browser.events if e["method"] == "Log.entryAdded"] == []  # a breach of the policy is logged
+    urls = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+    assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}
+
+
+def test_full_storage_is_said_and_costs_no_answer(world: World, browser: Browser) -> None:
+    study = world.make(items=2, catch=0, repeats=0, show_map=False, show_caption=False)
+    browser.open(study / "sheets" / "sheet-02.html")
+    browser.js("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }; 0")
+    start(browser, "r2")
+    for _ in range(2):
+        browser.until(READY)
+        browser.key("ArrowDown")
+    browser.until("!$('done').hidden")
+    assert "cannot store" in browser.js("$('warning').textContent")
+    (world.root / "r.json").write_text(browser.js("$('export').value"))
+    import_answers(Import(study, (world.root / "r.json",), world.config.results))
+    assert len(pd.read_parquet(study / "votes.parquet")) == 2
+
+
+def test_damaged_storage_starts_anew(world: World, browser: Browser) -> None:
+    page = world.make() / "sheets" / "sheet-01.html"
+    browser.open(page)
+    for stored in ("{", "null", '{"rater": "x"}', '{"rater": "x", "answers": [{"trial": "t1"}]}'):
+        browser.js(f"localStorage.setItem(storeKey, {json.dumps(stored)})")
+        browser.open(page)
+        browser.until("!$('intro').hidden")
+
+
+def test_the_pages_own_sha256(world: World, browser: Browser) -> None:
+    import hashlib
+
+    browser.open(world.make() / "sheets" / "sheet-01.html")
+    for text in ("", "abc", "a" * 55, "a" * 56, "a" * 64, "x" * 100_003):
+        assert browser.js(f"sha256({json.dumps(text)})") == hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Sudden convergence: since which step a net follows its map."""

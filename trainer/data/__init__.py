@@ -1,0 +1,1 @@
+"""Training samples: cached latents, maps and captions, in an order that resumes anywhere."""

@@ -1,0 +1,1 @@
+"""Checkpoints out of a run and in from elsewhere."""

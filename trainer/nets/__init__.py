@@ -1,0 +1,1 @@
+"""The networks: the frozen prior, the ControlNet and its variants, and what they predict."""

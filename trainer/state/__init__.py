@@ -1,0 +1,1 @@
+"""All that training changes, and checkpoints of it."""

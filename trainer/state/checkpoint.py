@@ -1,0 +1,100 @@
+"""Atomic, rotating checkpoints: safetensors and JSON only, a folder per step, ``state.json`` written last.
+
+A checkpoint is built in a hidden folder beside its place and moved there by one rename, so a folder named
+``step-*`` is whole by construction; older ones are removed only after that rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json
+
+STATE = "state.json"
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as flat tensors, ``<parameter index>.<name>``; hyper-parameters live in the config."""
+    state = optimizer.state_dict()["state"]
+    flat = {f"{i}.{k}": v for i, entry in state.items() for k, v in entry.items() if isinstance(v, torch.Tensor)}
+    return {k: v.detach().contiguous() for k, v in flat.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put tensors from `optimizer_tensors` back. Raises ValueError when they belong to another model."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        if int(index) >= len(params):
+            raise ValueError(f"optimizer state names parameter {index} but the model has {len(params)}")
+        param = params[int(index)]
+        if value.shape == param.shape:
+            # fused kernels walk moments and weights in memory order, so their strides must agree (channels_last)
+            value = torch.empty_like(param, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], keep: int = 2) -> Path:
+    """Write checkpoint ``step`` below ``root``: ``write(folder)`` puts the weights, then ``state`` seals it.
+
+    Keeps the newest ``keep`` checkpoints. Returns the finished folder.
+    """
+    final, building = root / f"step-{step:07d}", root / f".building-{step:07d}"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    write(building)
+    (building / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
+    for file in building.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    if final.exists():  # the same step again (a resumed run that ends where it began)
+        shutil.rmtree(final)
+    building.replace(final)
+    for old in list_checkpoints(root)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """Finished checkpoints below ``root``, oldest first."""
+    return sorted(p for p in root.glob("step-*") if (p / STATE).is_file())
+
+
+def latest_checkpoint(root: Path) -> Path | None:
+    """The newest finished checkpoint, or None. Left-overs of killed saves are swept away."""
+    for stray in root.glob(".building-*"):
+        shutil.rmtree(stray, ignore_errors=True)
+    found = list_checkpoints(root)
+    return found[-1] if found else None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """``state.json`` of a checkpoint."""
+    state: dict[str, Any] = read_json(folder / STATE)
+    return state
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Save CPU or GPU tensors as safetensors; shared storage is copied apart."""
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Load safetensors; a damaged or missing file raises CnlabError naming it."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CnlabError(f"{path} is damaged ({error}); delete its folder to fall back to the one before") from error

@@ -1,0 +1,1 @@
+"""What is measured, drawn and logged while a run trains."""

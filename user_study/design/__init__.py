@@ -1,0 +1,1 @@
+"""Which rater sees what: pure functions of a salt."""

@@ -1,0 +1,1 @@
+"""Answers of raters, checked and collected."""
