@@ -12,7 +12,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
 
 PLAIN = "cnlab_plain"  # name of `plain_attention` in transformers' registry
 
@@ -39,7 +40,7 @@ def plain_attention(
     """Attention as transformers calls it: queries, keys, values (B, H, T, d) -> (B, T, H, d), weights (B, H, T, T)."""
     logits = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
-        logits = logits + attention_mask
+        logits = logits + attention_mask.to(logits.dtype)
     weights = logits.softmax(-1)
     return torch.matmul(weights.to(value.dtype), value).transpose(1, 2).contiguous(), weights
 
@@ -48,6 +49,9 @@ def use_plain_attention(model: PreTrainedModel | UNet2DConditionModel | Autoenco
     """Have every layer attend by two batched products and a softmax; what is saved stays the same."""
     if isinstance(model, PreTrainedModel):
         AttentionInterface.register(PLAIN, plain_attention)
+        AttentionMaskInterface.register(
+            PLAIN, eager_mask
+        )  # without it transformers passes no mask, the causal one included
         model.set_attn_implementation(PLAIN)
     else:
         model.set_attn_processor(AttnProcessor())  # diffusers' own plain form

@@ -127,7 +127,7 @@ def forecast(config: PriorConfig, ranks: Ranks) -> list[str]:
     for index in range(10):
         render(sample_scene(TRAIN_SEED, index), IMAGE_SIZE)
     seconds = {"renders": (time.perf_counter() - start) / 10 * (config.count + config.judge_count) / 2}
-    made = renders(config.work / "forecast", TRAIN_SEED, FORECAST_SAMPLES)
+    made = renders(config.work / "forecast", TRAIN_SEED, FORECAST_SAMPLES)  # some seconds, once
     words = build_tokenizer(made.captions, config.work / "forecast" / "tokenizer")
     moments = np.zeros((FORECAST_SAMPLES, 2 * LATENT_CHANNELS, IMAGE_SIZE // 8, IMAGE_SIZE // 8), np.float16)
     states = np.zeros((FORECAST_SAMPLES, TOKENS, TEXT_WIDTH), np.float16)

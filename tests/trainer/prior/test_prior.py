@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +15,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.contract.errors import CnlabError
 from pipeline.tabletop import render, sample_scene
 from pipeline.tabletop.scene import COLORS, SHAPES
 from trainer.nets.models import WEIGHTS, load_prior
+from trainer.parallel import Ranks
 from trainer.prior.clip import SWAPS, contrastive_loss, replaced, token_ids
-from trainer.prior.fit import FitConfig, Task, batch_indices, fit
+from trainer.prior.fit import FitConfig, Task, batch_indices, fit, part_of_batch, seconds_per_step, steps_left
 from trainer.prior.models import TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
 from trainer.prior.renders import OBJECT_CLASSES, class_shares, object_classes, renders
 from trainer.state.checkpoint import latest_checkpoint, load_tensors
@@ -168,6 +173,47 @@ def test_fit_resumes_bit_equal(tmp_path: Path) -> None:
     assert found is not None
     assert found.name == "step-0000006"
     assert torch.equal(run(tmp_path / "cut"), whole)
+
+
+def test_two_processes_average_to_what_one_computes(tmp_path: Path) -> None:
+    from prior_fit_driver import fit_line
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    fit_line(one, Ranks())
+    code = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    driver = Path(__file__).with_name("prior_fit_driver.py")
+    root = str(Path(__file__).parents[3])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    done = subprocess.run([*code, str(driver), str(two)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for file in ("model", "ema", "optimizer"):
+        ours, theirs = (load_tensors(d / "step-0000008" / f"{file}.safetensors") for d in (one, two))
+        for name, value in ours.items():
+            assert torch.allclose(value, theirs[name], atol=1e-6), (file, name)
+    assert len((two / "log.jsonl").read_text().splitlines()) == 1, "one process alone writes"
+    with pytest.raises(CnlabError, match="3 processes"):
+        part_of_batch(Ranks(0, 3), 4)
+
+
+def test_fit_leaves_averaged_weights_at_milestones_and_forecasts_change_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    config = FitConfig(steps=4, lr=0.05, batch=4, warmup=1, ema_decay=0.5, milestones=(2, 4))
+
+    def loss_of(step: int, g: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        return model(torch.randn(4, 3, generator=g)).square().mean(), {}
+
+    task = Task("test", model, loss_of, config)
+    before = [p.detach().clone() for p in model.parameters()]
+    assert seconds_per_step(task) > 0
+    assert all(p.grad is None and torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert steps_left(config, tmp_path / "none") == 4
+    fit(task, tmp_path)
+    assert steps_left(config, tmp_path) == 0
+    assert sorted(p.name for p in tmp_path.glob("ema-*")) == ["ema-0000002.safetensors", "ema-0000004.safetensors"]
+    last = load_tensors(tmp_path / "ema-0000004.safetensors")
+    assert all(torch.equal(v, last[k]) for k, v in model.state_dict().items()), "what the fit leaves in the model"
+    assert not torch.equal(last["weight"], load_tensors(tmp_path / "ema-0000002.safetensors")["weight"])
 
 
 def test_batches_cover_each_epoch_once() -> None:
