@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPTokenizer
@@ -85,8 +86,8 @@ def _vae(images: NDArray[np.uint8], work: Path, folder: Path, ranks: Ranks) -> N
 
 def _unet(config: PriorConfig, made: Renders, clip_folder: Path, vae_folder: Path, ranks: Ranks) -> None:
     ranks.wait()
-    encoder = CLIPModel.from_pretrained(clip_folder, dtype="float32").eval()
-    autoencoder = AutoencoderKL.from_pretrained(vae_folder, torch_dtype="float32").eval()
+    encoder = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
+    autoencoder = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
     ids = clip.token_ids(tokenizer, made.captions)
     moments = RowCache(

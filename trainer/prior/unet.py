@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import trange
 from transformers import CLIPTextModel
 
 from trainer.nets.diffusion import diffusion_target
@@ -35,7 +34,7 @@ def encode_texts(encoder: CLIPTextModel, ids: Tensor, batch: int = 256) -> NDArr
     """Last hidden states, what SD's cross-attention reads: (N, TOKENS) int64 -> (N, TOKENS, D) float16."""
     out = [
         encoder(input_ids=ids[start : start + batch]).last_hidden_state.half().numpy()
-        for start in trange(0, len(ids), batch, desc="text states", unit="batch", mininterval=5)
+        for start in range(0, len(ids), batch)
     ]
     return np.concatenate(out)
 

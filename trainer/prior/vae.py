@@ -11,7 +11,6 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import trange
 
 from trainer.data.items import to_model_range
 from trainer.parallel import Ranks
@@ -65,7 +64,7 @@ def set_scaling_factor(vae: AutoencoderKL, images: NDArray[np.uint8]) -> None:
 def encode_moments(vae: AutoencoderKL, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float16]:
     """Posterior mean and standard deviation of every image, (N, 2C, S/8, S/8) float16, unscaled."""
     out = []
-    for start in trange(0, len(images), batch, desc="encoding", unit="batch", mininterval=5):
+    for start in range(0, len(images), batch):
         with autocast():
             posterior = vae.encode(to_model_range(images[start : start + batch])).latent_dist
         out.append(torch.cat([posterior.mean, posterior.std], 1).half().numpy())
