@@ -24,7 +24,6 @@ from pipeline.contract.pictures import Pictures
 from pipeline.fidelity import MAIN_EDGES, MAIN_OTHER, annotator_of, fidelity
 
 VERSION = "1"
-CLIP_VERSION = "2"  # 2: still lifes are judged by tabletop-judge, before by the prior's own tabletop-clip
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Judges:
     def version_of(self, metric: str) -> str:
         """What a value depends on beside the pictures: the convention and the judging model."""
         if metric == "clip_score":
-            return f"{CLIP_VERSION}/{self.clip_id}/100*max(cos,0)/no-prefix"
+            return f"{VERSION}/{self.clip_id}/100*max(cos,0)/no-prefix"
         if metric in self.extractor.distance:
             return f"{VERSION}/{self.extractor.name}"
         return VERSION
