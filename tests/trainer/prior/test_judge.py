@@ -18,12 +18,13 @@ from trainer.prior.judge import (
     _Texts,
     _vision_batch,
     build_judge,
+    cell_loss,
     every_other,
     mirrored,
     present_pairs,
 )
 from trainer.prior.models import build_tokenizer
-from trainer.prior.renders import Renders, class_shares, object_classes
+from trainer.prior.renders import OBJECT_CLASSES, Renders, class_shares, object_classes
 
 CAPTIONS = [sample_scene(5, i).caption for i in range(400)]
 SIDE = 128 // PATCH
@@ -108,6 +109,16 @@ def test_classes_move_with_the_picture(made: Renders, shift: tuple[int, int]) ->
     expected = torch.tensor([[float(levels[int(c)]) for c in row] for row in classes])
     agree = (centres - expected).abs() < 1e-4
     assert agree.float().mean() > 0.97
+
+
+def test_objects_count_as_much_as_what_is_behind_them() -> None:
+    classes = torch.tensor([[0, 0, 0, 5]])
+    logits = torch.zeros(1, 4, OBJECT_CLASSES)
+    even = float(np.log(OBJECT_CLASSES))
+    assert cell_loss(logits, classes).item() == pytest.approx(even)
+    logits[0, :3, 0] = 100.0  # background right, the object as before
+    assert cell_loss(logits, classes).item() == pytest.approx(even / 2)
+    assert cell_loss(logits[:, :3], classes[:, :3]).item() == pytest.approx(0)
 
 
 def test_a_saved_judge_is_a_plain_clip(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
