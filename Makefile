@@ -1,7 +1,7 @@
 # Everything people type. `make` alone runs the main job on the embedded default: dataset, train, eval, study.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all dataset train eval study sweep report prior test test-fast proofs lint bench benchgpu clean help
+.PHONY: all dataset train eval study experiment size report prior test test-fast proofs lint bench benchgpu clean help
 .DEFAULT_GOAL := all
 
 SIZE      ?= 2k        # training samples; accepts 50k
@@ -15,12 +15,11 @@ PROCESSES ?=           # processes that train the prior together; empty: one
 SCHEDULER ?=           # running Dask scheduler, e.g. tcp://host:8786
 IMAGES    ?= 128       # held-out samples to generate and score
 ITEMS     ?= 20        # pairs a user-study sheet shows
-SIZES     ?= 1k,5k,20k # subsets of a sweep, the largest last
-SEEDS     ?= 3         # training seeds of a sweep
-ARMS      ?= steps,epochs # arms of a sweep: equal steps, equal epochs
+SIZES     ?=           # subsets of an experiment, e.g. 4,64,1k; empty: the experiment's
+SEEDS     ?=           # training seeds of an experiment; empty: the experiment's
 ARGS      ?=           # further options of the stage, e.g. ARGS="--image-size 512"
 DIFFUSERS ?=           # diffusers' train_controlnet.py, to be measured against by make bench
-NAME      ?=           # name of dataset, run and study; empty: made from the options
+NAME      ?=           # name of dataset, run and study; empty: made from the options. Or of the experiment
 PYTHON    ?= python3
 
 # make keeps the blanks before a comment; names must not have them
@@ -36,7 +35,6 @@ override IMAGES := $(strip $(IMAGES))
 override ITEMS := $(strip $(ITEMS))
 override SIZES := $(strip $(SIZES))
 override SEEDS := $(strip $(SEEDS))
-override ARMS := $(strip $(ARMS))
 override ARGS := $(strip $(ARGS))
 override NAME := $(strip $(NAME))
 
@@ -71,19 +69,16 @@ eval: $(READY) ## runs/NAME -> results/results.parquet, report.html (IMAGES)
 	@echo "== eval"
 	$(BIN)/cnlab-eval --run "runs/$(RUN)" --images $(IMAGES) $(ARGS)
 
-LARGEST = $(lastword $(subst $(comma), ,$(SIZES)))
-SWEPT   = $(or $(NAME),$(notdir $(lastword $(subst :, ,$(SOURCE))))-$(CONDITION)-$(LARGEST)-s$(SEED))
-comma  := ,
+experiment: $(READY) ## cells trained and scored -> results/experiments/NAME (NAME, SIZES, SEEDS, STEPS, SCHEDULER)
+	@echo "== experiment $(or $(NAME),size)"
+	$(BIN)/cnlab-eval experiment $(or $(NAME),size) --source "$(SOURCE)" --condition $(CONDITION) --model "$(MODEL)" \
+	  --scheduler "$(SCHEDULER)" $(if $(SIZES),--sizes $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
-sweep: $(READY) ## the dataset-size experiment, scored -> runs/sweep-NAME, results/ (SIZES, SEEDS, ARMS, STEPS)
-	$(MAKE) --no-print-directory dataset SIZE=$(LARGEST) NAME="$(SWEPT)" ARGS=
-	@echo "== sweep"
-	$(BIN)/cnlab-train sweep --dataset "data/$(SWEPT)" --sizes $(SIZES) --seeds $(SEEDS) --arms $(ARMS) \
-	  --model "$(MODEL)" --name "sweep-$(SWEPT)" $(if $(STEPS),--steps $(STEPS)) $(ARGS)
-	while read -r run; do $(BIN)/cnlab-eval --run "$$run" --images $(IMAGES) < /dev/null || exit; done < "runs/sweep-$(SWEPT)/runs.txt"
+size: ## how many images? the experiment on dataset sizes
+	$(MAKE) --no-print-directory experiment NAME=size
 
 report: $(READY) ## results/report.html from what results/ holds
-	$(BIN)/cnlab-eval --run "runs/$(RUN)" --report-only
+	$(BIN)/cnlab-eval report
 
 study: $(READY) ## blinded sheets, ControlNet against the prior alone -> studies/NAME (ITEMS)
 	@echo "== study"

@@ -1,41 +1,71 @@
-"""``cnlab-eval``: generate with a run, score it, write the table and the report."""
+"""``cnlab-eval``: generate, score, write the table and the report; compare what was scored."""
 
 from __future__ import annotations
 
-import tyro
+import sys
+from typing import Annotated
 
-from evaluation.config import EvalConfig
+import tyro
+from tyro.extras import SubcommandApp
+
+from evaluation.config import CompareConfig, EvalConfig, ReportConfig
+from evaluation.experiments.config import ExperimentConfig
 from pipeline.contract.errors import run_cli
 
-SHOWN = ("run", "gen_seed", "metric", "value", "ci_low", "ci_high", "n")
+app = SubcommandApp()
+FLAT = tyro.conf.arg(name="")  # options are called --run, not --config.run
+COLUMNS = ("run", "recipe", "gen_seed", "metric", "value", "ci_low", "ci_high", "n")
 
 
-def evaluate(config: EvalConfig) -> None:
-    """Do what ``config`` says and print the table of the run at the end."""
-    from evaluation.report.page import write_report
-
-    if config.report_only:
-        print(f"report: {write_report(config.results)}")
-        return
+@app.command(name="evaluate")
+def evaluate(config: Annotated[EvalConfig, FLAT]) -> None:
+    """Generate and score: fidelity to the condition, CLIP score, distances, each with its interval (the default)."""
     # torch and diffusers take seconds to import: only now is it sure that they are needed
     from evaluation.evaluate import generate_all, plan, prepare, score_all
-    from evaluation.report.figures import draw_run
+    from evaluation.report.figures import draw_figures
+    from evaluation.report.page import write_report
 
     _hush()
     work = prepare(config)
     print("\n".join(plan(work)))
     if config.dry_run:
         return
-    made = generate_all(work)
+    generated = generate_all(work)
     written = score_all(work)
-    if made or written:
-        draw_run(work)
     report, table = config.results / "report.html", config.results / "results.parquet"
-    if made or written or not report.exists() or report.stat().st_mtime_ns < table.stat().st_mtime_ns:
+    if generated or written:
+        draw_figures(work)
+    if generated or written or not report.exists() or report.stat().st_mtime_ns < table.stat().st_mtime_ns:
         write_report(config.results)
-    print(f"made {made} pictures, wrote {written} rows" if made or written else "nothing to do: all of it is there")
-    _print_rows(config, work.run.id)
+    print(f"{generated} pictures generated, {written} rows written" if generated or written else "nothing to do")
+    _print_rows(config, {str(pictures.subject) for pictures in work.sets})
     print(f"table:  {table}\nreport: {report}")
+
+
+@app.command(name="report")
+def report(config: Annotated[ReportConfig, FLAT]) -> None:
+    """Write report.html again from what the results folder holds."""
+    from evaluation.report.page import write_report
+
+    print(f"report: {write_report(config.results)}")
+
+
+@app.command(name="compare")
+def compare(config: Annotated[CompareConfig, FLAT]) -> None:
+    """Paired differences of subjects on the same samples and noise, with intervals."""
+    from evaluation.compare import compare_all, verdicts
+
+    rows = compare_all(config)
+    print("\n".join(verdicts(rows)))
+    print(f"table:  {config.results / 'results.parquet'}")
+
+
+@app.command(name="experiment")
+def experiment(config: Annotated[ExperimentConfig, FLAT]) -> None:
+    """A table of cells, trained and scored: how much data, of what quality (resumable)."""
+    from evaluation.experiments.cli import experiment as carry_out
+
+    carry_out(config)
 
 
 def _hush() -> None:
@@ -47,17 +77,19 @@ def _hush() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _print_rows(config: EvalConfig, run: str) -> None:
+def _print_rows(config: EvalConfig, subjects: set[str]) -> None:
     from evaluation.results import read_results
 
     table = read_results(config.results)
-    names = table.run.isin(["real", "real/vae", run]) | table.run.str.startswith(f"{run}/")
-    rows = table[names].sort_values(["metric", "run"])
-    print(rows[list(SHOWN)].to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep=""))
+    rows = table[table.run.isin(list(subjects))].sort_values(["metric", "run"])
+    print(rows[list(COLUMNS)].to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep=""))
 
 
 def _main() -> None:
-    evaluate(tyro.cli(EvalConfig, prog="cnlab-eval", description=EvalConfig.__doc__))
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        arguments = ["evaluate", *arguments]  # the default command
+    app.cli(prog="cnlab-eval", description="Score ControlNets, base models and pictures.", args=arguments)
 
 
 def main() -> None:

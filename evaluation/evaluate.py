@@ -2,196 +2,239 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evaluation.config import EvalConfig
-from evaluation.generations import folder_of, generate, identity, load_generated
-from evaluation.judges.features import Features, extract, inception_extractor, lite0_extractor
-from evaluation.metrics.bootstrap import Estimate
+from evaluation.generations import generate, load_painter, one_thread, open_generated, order_for, workers
+from evaluation.judges.features import Features, inception_extractor, lite0_extractor
+from evaluation.metrics.frechet import frechet_estimate
+from evaluation.metrics.intervals import Estimate, mean_interval
+from evaluation.metrics.kernel import kernel_estimate
+from evaluation.metrics.normalised import normalised_score
 from evaluation.results import append_rows, read_results
-from evaluation.sampling import Painter, Recipe
-from evaluation.scores import Judges, Scores, estimates, measure, normalised, to_rows
-from evaluation.subjects import Samples, load_samples
+from evaluation.samples import EvalSet, Indices
+from evaluation.sampling import Recipe, make_recipe
+from evaluation.scores import FLOOR, NORMALISED, Judges, PictureSet, ScoreStore, higher_is_better
+from evaluation.subjects import Subject
+from evaluation.targets import Folder, Target, arm_facts, resolve
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import code_version, fingerprint
 from pipeline.contract.models import pick_device
 from pipeline.contract.pictures import Pictures
-from pipeline.fidelity import annotator_of
-from trainer.run_folder import Run, open_run
+from pipeline.fidelity import LOWER_IS_BETTER, main_measure
+
+Values = dict[str, NDArray[np.float64]]  # metric -> (N,)
 
 
 @dataclass
 class Evaluation:
-    """Everything one evaluation works with. Expensive parts are made when first asked for."""
+    """Everything one evaluation works with."""
 
     config: EvalConfig
-    run: Run
-    samples: Samples
+    target: Target
+    samples: EvalSet
     judges: Judges
+    recipe: Recipe
     device: str
-    jobs: dict[str, dict[str, Any]]  # arm -> what its pictures depend on
-
-    def __post_init__(self) -> None:
-        """Scores are kept for the length of the evaluation: some serve two rows."""
-        self.known: dict[tuple[str, int], Scores] = {}
-        self.painters: dict[bool, Painter] = {}
-
-    def painter(self, controlled: bool) -> Painter:
-        """The pipeline with or without the ControlNet; a single one is kept in memory."""
-        from trainer.nets.models import resolve_model
-
-        self.judges.check()
-        if controlled not in self.painters:
-            self.painters.clear()
-            checkpoint = self.run.checkpoint if controlled else None
-            model, recipe = resolve_model(self.run.model), recipe_of(self.config)
-            self.painters[controlled] = Painter(model, checkpoint, recipe, self.device)
-        return self.painters[controlled]
-
-    def pictures(self, name: str, group: int) -> Pictures:
-        """Pictures of an arm, of ``real`` or of ``real/vae``."""
-        if name == "real":
-            return self.samples.images
-        if name == "real/vae":
-            return self.painter(False).autoencode(self.samples.images, self.config.batch)
-        return load_generated(folder_of(self.config.results, self.run, name), self.samples, group)
-
-    def scores(self, name: str, group: int = 0) -> Scores:
-        """Measurements of an arm, of ``real`` or of ``real/vae``."""
-        if (name, group) not in self.known:
-            self.known[name, group] = measure(self.pictures(name, group), self.samples, self.judges)
-        return self.known[name, group]
 
     @cached_property
-    def real_features(self) -> Features:
-        """Features of the real eval pictures, to which distances are taken."""
-        return extract(self.samples.images, self.judges.extractor, self.judges.cache)
+    def store(self) -> ScoreStore:
+        """Scores and features below the results folder."""
+        return ScoreStore(self.config.results, self.judges)
+
+    @cached_property
+    def sets(self) -> list[PictureSet]:
+        """What is scored: the subjects asked for, real pictures, and real ones through the autoencoder."""
+        sets = [_real(self)] + ([_autoencoder(self)] if self.target.model else [])
+        return sets + [self.picture_set(subject) for subject in self.target.subjects]
+
+    def order(self, subject: Subject) -> Any:
+        """The order of a sampled subject's pictures."""
+        order = order_for(self.config.results, subject, self.samples, self.target.nets, self.recipe, self.device)
+        return replace(order, groups=self.config.generation_groups)
+
+    def picture_set(self, subject: Subject) -> PictureSet:
+        """The pictures of a subject, read when they are asked for."""
+        samples, whole = self.samples, np.arange(len(self.samples))
+        facts = arm_facts(self.target, subject.arm)
+        if subject.arm == "folder":
+            assert self.target.folder is not None
+            folder = Folder(self.target.folder, samples, self.config.match)
+
+            def read_folder(own: Indices, group: int) -> Pictures:
+                return folder.read(samples, own, group)
+
+            return PictureSet(subject, samples, folder.indices, (0,), {"folder": folder.identity}, facts, read_folder)
+        order = self.order(subject)
+
+        def read(own: Indices, group: int) -> Pictures:
+            return open_generated(order, subject).pictures([samples.keys[i] for i in own], group)
+
+        facts = facts | {"recipe": order.recipe.label}
+        return PictureSet(subject, samples, whole, order.groups, order.identity, facts, read)
 
     @cached_property
     def train_features(self) -> Features | None:
         """Features of as many real training pictures: their distance is what two real sets differ by."""
         try:
-            train = load_samples(dataset_of(self.config, self.run), self.samples.condition, len(self.samples), "train")
+            train = EvalSet(self.samples.folder, self.samples.conditions, len(self.samples), "train")
         except CnlabError:  # a dataset for evaluation only
             return None
-        return extract(train.images, self.judges.extractor, self.judges.cache)
+        return self.store.features(_real(self, train), 0)
 
 
-def recipe_of(config: EvalConfig) -> Recipe:
-    """The part of the settings that decides pixels."""
-    return Recipe(config.steps, config.guidance, config.dtype)
+def _real(work: Evaluation, samples: EvalSet | None = None) -> PictureSet:
+    own = samples or work.samples
+
+    def read(indices: Indices, group: int) -> Pictures:
+        return own.images(indices)
+
+    return PictureSet(Subject("real"), own, np.arange(len(own)), (0,), "real", {}, read, floor=False)
 
 
-def dataset_of(config: EvalConfig, run: Run) -> Any:
-    """Folder of the dataset to evaluate on."""
-    folder = config.dataset or run.dataset
-    if not folder.is_dir():
-        raise CnlabError(f"{folder} does not exist; say where the dataset is with --dataset data/NAME")
-    return folder
+def _autoencoder(work: Evaluation) -> PictureSet:
+    samples, target = work.samples, work.target
+    plain = replace(make_recipe("tabletop", {}), dtype=work.recipe.dtype)
+
+    def read(indices: Indices, group: int) -> Pictures:
+        painter = load_painter(target.model, (), plain, work.device)
+        with one_thread(work.device):
+            return painter.autoencode(samples.images(indices))
+
+    identity = {"autoencoder": target.model_label, "dtype": plain.dtype}
+    facts = arm_facts(target, "autoencoder")
+    return PictureSet(
+        Subject("autoencoder"), samples, np.arange(len(samples)), (0,), identity, facts, read, floor=False
+    )
 
 
 def prepare(config: EvalConfig) -> Evaluation:
-    """Read run and dataset and work out what is to be done. Raises CnlabError for anything that does not fit."""
+    """Read what is to be judged and by what. Raises CnlabError for anything that does not fit."""
     from trainer.nets.models import resolve_clip
 
-    assert config.run is not None  # EvalConfig sees to it
-    run = open_run(config.run)
-    samples = load_samples(dataset_of(config, run), str(run.fact("condition")), config.images)
-    samples = replace(samples, weights=config.condition_weights)
-    device = pick_device(config.device)
-    inception = config.inception
-    extractor = lite0_extractor(device) if inception is None else inception_extractor(inception, device)
-    judges = Judges(resolve_clip(config.clip), extractor, config.results / "features", device)
-    recipe = recipe_of(config)
-    jobs: dict[str, dict[str, Any]] = {
-        arm: identity(run, arm, samples, config.generation_groups, recipe) for arm in config.arms
-    }
-    return Evaluation(config, run, samples, judges, device, jobs)
+    target = resolve(config)
+    samples = EvalSet(target.dataset, target.conditions, config.images)
+    device, options = pick_device(config.device), config.judges
+    weights = options.inception
+    extractor = lite0_extractor(device) if weights is None else inception_extractor(weights, device)
+    judges = Judges(resolve_clip(options.clip), extractor, device, options.condition_weights, options.evaluator)
+    recipe = make_recipe(config.recipe.name, config.recipe.changes)
+    recipe.strengths(max(len(target.controls), 1))
+    return Evaluation(config, target, samples, judges, recipe, device)
 
 
 def plan(work: Evaluation) -> list[str]:
     """What is going to happen, in lines for people."""
-    samples, config = work.samples, work.config
+    samples, config, target = work.samples, work.config, work.target
+    steps = f", step {target.facts['step']}" if target.facts.get("step") else ""
     lines = [
-        f"run      {work.run.id}, step {work.run.fact('step')}, condition {samples.condition}, on {work.device}",
+        f"subjects {', '.join(map(str, target.subjects))}{steps}, condition {samples.condition}, on {work.device}",
         f"samples  {len(samples)} eval samples of {samples.name}, {config.groups} picture(s) each",
-        f"arms     {', '.join(work.jobs)}; {config.steps} steps, guidance {config.guidance:g}, {config.dtype}",
+        f"recipe   {work.recipe.label}: {work.recipe.steps} steps, guidance {work.recipe.guidance:g}",
         f"judges   {work.judges.clip_id}, {', '.join(work.judges.extractor.distance)}",
     ]
+    if target.model:
+        lines.insert(1, f"model    {target.model_label}")
     if len(samples) < config.images:
         lines.append(f"note     the eval split has {len(samples)} samples, fewer than --images {config.images}")
-    if reason := annotator_of(samples.condition, samples.params, samples.weights)[1]:
-        lines.append(f"note     fidelity is not measured: {reason}")
+    lines += [f"note     fidelity is not measured: {reason}" for reason in work.judges.annotators(samples)[1]]
+    if target.folder is not None:
+        lines += [f"note     {line}" for line in Folder(target.folder, samples, config.match).notes(samples)]
     return lines
 
 
 def generate_all(work: Evaluation) -> int:
-    """Make the missing pictures of every arm; returns how many."""
+    """Make the missing pictures of every sampled subject; returns how many."""
+    orders = [(work.order(subject), subject) for subject in work.target.subjects if subject.sampled]
+    todo = sum(len(order.missing()) for order, _ in orders)
+    if todo:
+        work.judges.check()
+    count = work.config.workers or (2 if work.device == "cpu" else 1)
     made = 0
-    for arm, job in work.jobs.items():
-        folder = folder_of(work.config.results, work.run, arm)
-        made += generate(folder, job, work.samples, work.config.batch, partial(work.painter, arm != "prior"))
+    # another process costs some seconds of loading: not for a handful of blocks
+    with workers(count if work.config.workers or todo > 8 else 1, work.config.scheduler if todo else "") as executor:
+        for order, subject in orders:
+            made += generate(order, subject, executor)
     return made
 
 
 def score_all(work: Evaluation) -> int:
     """Write the rows that are not in the table yet; returns how many were written."""
-    written = _score(work, "real", "real", None, lambda: _ceiling(work))
-    written += _score(work, "real/vae", "real/vae", None, lambda: _of(work, "real/vae", 0))
-    for group in work.config.generation_groups:
-        for arm in work.jobs:
-            name = work.run.id if arm == "control" else f"{work.run.id}/{arm}"
-            written += _score(work, name, arm, group, partial(_arm, work, arm, group))
-    return written
+    return sum(_write_rows(work, pictures, group) for pictures in work.sets for group in pictures.groups)
 
 
-def _ceiling(work: Evaluation) -> dict[str, Estimate]:
-    """Real pictures: the ceiling, and the distance between two real sets, below which differences are noise."""
-    return estimates(work.scores("real"), work.samples.condition, work.judges, work.train_features)
-
-
-def _of(work: Evaluation, name: str, group: int) -> dict[str, Estimate]:
-    return estimates(work.scores(name, group), work.samples.condition, work.judges, work.real_features)
-
-
-def _arm(work: Evaluation, arm: str, group: int) -> dict[str, Estimate]:
-    found = _of(work, arm, group)
-    if arm == "control" and "shuffled" in work.jobs:
-        value, floor, ceiling = work.scores(arm, group), work.scores("shuffled", group), work.scores("real")
-        found |= normalised(value, floor, ceiling, work.samples.condition)
-    return found
-
-
-def _score(work: Evaluation, run: str, name: str, group: int | None, compute: Callable[[], dict[str, Estimate]]) -> int:
-    """Compute and write the rows of one run name unless rows with the same fingerprint are there."""
-    judges, samples = work.judges, work.samples
-    mark = fingerprint(
-        {
-            # the control arm's normalised score leans on the shuffled arm
-            "pictures": [work.jobs.get(name)] + ([work.jobs.get("shuffled")] if name == "control" else []),
-            "group": group,
-            "real": [samples.fingerprint, list(samples.keys), samples.condition],
-            "vae": work.run.model_mark if name == "real/vae" else None,
-            "judges": [judges.clip_id, judges.extractor.name, judges.version_of("")],
-        }
-    )
+def _write_rows(work: Evaluation, pictures: PictureSet, group: int) -> int:
+    """Compute and write the rows of one subject and group unless rows with the same fingerprint are there."""
+    judges, own_group = work.judges, pictures.subject.sampled
+    ceiling = work.target.model_label if pictures.floor else None
+    decides = [pictures.fingerprint, pictures.keys, group, ceiling, judges.clip_id, judges.extractor.name]
+    decides += [judges.version_of(""), judges.version_of(NORMALISED)]
+    identity = fingerprint(decides)
     table = read_results(work.config.results)
-    if ((table.run == run) & (table.fingerprint == mark)).any():
+    if ((table.run == str(pictures.subject)) & (table.fingerprint == identity)).any():
         return 0
-    own = name in work.jobs
     facts = {
-        "run": run,
-        "dataset": samples.name,
-        "condition": samples.condition,
-        **{key: work.run.fact(key) if own else None for key in ("subset_size", "train_seed", "step")},
-        "gen_seed": group,
+        "run": str(pictures.subject),
+        "dataset": work.samples.name,
+        "condition": work.samples.condition,
+        "gen_seed": group if own_group else None,
         "split": "eval",
-        "fingerprint": mark,
+        "fingerprint": identity,
         "commit": code_version()["commit"],
+        "arm": pictures.subject.arm,
+        "interval": "images",
+        **pictures.facts,
     }
-    rows = to_rows(compute(), judges, facts)
-    append_rows(work.config.results, rows)
-    return len(rows)
+    estimates = estimate_all(work, pictures, group)
+    append_rows(work.config.results, [row_of(metric, estimate, judges, facts) for metric, estimate in estimates])
+    return len(estimates)
+
+
+def row_of(metric: str, estimate: Estimate, judges: Judges, facts: dict[str, Any]) -> dict[str, Any]:
+    """A row for `evaluation.results.append_rows`; ``facts`` fills the columns that a subject's rows share."""
+    return {
+        **facts,
+        "metric": metric,
+        "metric_version": judges.version_of(metric),
+        "value": estimate.value,
+        "ci_low": estimate.low,
+        "ci_high": estimate.high,
+        "n": estimate.n,
+        "higher_is_better": higher_is_better(metric, judges.extractor),
+    }
+
+
+def estimate_all(work: Evaluation, pictures: PictureSet, group: int) -> list[tuple[str, Estimate]]:
+    """(metric, value with interval) of one subject and group."""
+    values = work.store.values(pictures, group)
+    estimates = [(metric, mean_interval(scores)) for metric, scores in values.items()]
+    estimates += _normalised(work, pictures, values)
+    real = _real(work)
+    real = replace(real, indices=pictures.indices)
+    reference = work.train_features if pictures.subject.arm == "real" else work.store.features(real, 0)
+    if reference is not None:
+        features = work.store.features(pictures, group)
+        frechet, kernel = work.judges.extractor.distance
+        estimates.append((frechet, frechet_estimate(features, reference)))
+        estimates.append((kernel, kernel_estimate(features, reference)))
+    return estimates
+
+
+def _normalised(work: Evaluation, pictures: PictureSet, values: Values) -> Iterable[tuple[str, Estimate]]:
+    """The main measure of each condition, 0 at the subject's own floor and 1 at the autoencoder's."""
+    if not pictures.floor or not work.target.model:
+        return
+    best = work.store.values(_autoencoder(work), 0)
+    for condition, annotator in work.judges.annotators(work.samples)[0].items():
+        measure = main_measure(annotator)
+        name, sign = f"{condition}_{measure}", -1.0 if measure in LOWER_IS_BETTER else 1.0
+        value, floor, ceiling = (sign * scores for scores in (values[name], values[name + FLOOR], best[name]))
+        ceiling = ceiling[pictures.indices]
+        if ceiling.mean() > floor.mean():  # else there is no scale to speak of
+            yield name + NORMALISED, normalised_score(value, floor, ceiling)

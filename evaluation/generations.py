@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.sampling import seed_of
-from evaluation.subjects import Samples
+from evaluation.samples import EvalSet, Indices
+from evaluation.subjects import Subject
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import lock_folder, read_json, write_json
-from pipeline.contract.identity import check_fingerprint, fingerprint, sha256_file
-from pipeline.contract.pictures import Pictures, read_picture, stack_images, write_picture
-from pipeline.fidelity import other_samples
-from trainer.run_folder import Run
+from pipeline.contract.files import lock_folder, read_json, remove_parts, write_json
+from pipeline.contract.identity import canonical, fingerprint
+from pipeline.contract.pictures import Picture, Pictures, read_picture, stack_images, write_picture
 
 if TYPE_CHECKING:
-    pass
+    from evaluation.sampling import Painter, Recipe
 
-from evaluation.sampling import Painter, Recipe
+REQUEST, MANIFEST = "request.json", "manifest.json"
 
 
 def file_of(key: str, group: int) -> str:
@@ -30,94 +32,373 @@ def file_of(key: str, group: int) -> str:
     return f"{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}-{group}.png"
 
 
-REQUEST, MANIFEST = "request.json", "manifest.json"
+@dataclass(frozen=True)
+class Order:
+    """Pictures to be made; picklable, so that another process can make a part of them.
+
+    ``identity`` is what decides their pixels. How many samples and groups are asked for is no part of it: a folder
+    grows.
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+    dataset: Path
+    conditions: tuple[str, ...]
+    arm: str
+    model: str
+    controls: tuple[str, ...]
+    recipe: Recipe
+    device: str
+    count: int
+    groups: tuple[int, ...]
+
+    def eval_set(self) -> EvalSet:
+        """The samples whose pictures are made."""
+        return _eval_set(self.dataset, self.conditions, self.count)
+
+    def missing(self) -> list[tuple[int, int]]:
+        """(group, block) of which a picture is not there."""
+        samples, block = self.eval_set(), self.recipe.block
+        return [
+            (group, start // block)
+            for group in self.groups
+            for start in range(0, len(samples), block)
+            if any(not (self.folder / file_of(k, group)).exists() for k in samples.keys[start : start + block])
+        ]
 
 
-def identity(run: Run, arm: str, samples: Samples, groups: tuple[int, ...], recipe: Recipe) -> dict[str, Any]:
-    """Everything the pictures of one arm depend on; its fingerprint guards their folder."""
-    weights = run.checkpoint / "diffusion_pytorch_model.safetensors"
-    if not weights.is_file():
-        raise CnlabError(f"{weights} does not exist; train run {run.id} again")
-    return {
-        "run": run.summary["fingerprint"],
-        "step": run.summary["step"],
-        "controlnet": None if arm == "prior" else sha256_file(weights),
-        "model": run.model_mark,
-        "dataset": samples.fingerprint,
-        "arm": arm,
-        "keys": list(samples.keys),
-        "groups": list(groups),
-        "recipe": asdict(recipe),
-    }
+@lru_cache(maxsize=2)
+def _eval_set(dataset: Path, conditions: tuple[str, ...], count: int) -> EvalSet:
+    return EvalSet(dataset, conditions, count)
 
 
-def folder_of(results: Path, run: Run, arm: str) -> Path:
-    """Where an arm's pictures lie."""
-    return results / "generations" / run.id / arm
+@lru_cache(maxsize=1)
+def load_painter(model: str, controls: tuple[str, ...], recipe: Recipe, device: str) -> Painter:
+    """The pipeline that paints; the last one stays in memory."""
+    from evaluation.sampling import Painter
+
+    return Painter(model, controls, recipe, device)
 
 
-def generate(folder: Path, job: dict[str, Any], samples: Samples, batch: int, paint: Callable[[], Painter]) -> int:
-    """Make the pictures that ``job`` (from `identity`) asks for and ``folder`` lacks; returns how many were made.
+@contextlib.contextmanager
+def one_thread(device: str) -> Iterator[None]:
+    """On a CPU one thread a process: a picture's bits then do not depend on how many there are."""
+    import torch
 
-    ``paint`` loads the models and is called only when there is work. A request of another configuration in the same
-    folder is refused. The manifest is written when the last picture is there.
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def paint_block(order: Order, group: int, block: int) -> int:
+    """Paint a block and write those of its pictures that are not there; returns how many."""
+    samples, size = order.eval_set(), order.recipe.block
+    own = np.arange(block * size, min((block + 1) * size, len(samples)))
+    painter = load_painter(order.model, order.controls, order.recipe, order.device)
+    with one_thread(order.device):
+        pictures = painter(_prompts(order, own), _maps(order, own), _seeds(samples, own, group), samples.size)
+    written = 0
+    for index, picture in zip(own, pictures, strict=True):
+        path = order.folder / file_of(samples.keys[index], group)
+        if not path.exists():
+            write_picture(path, picture)
+            written += 1
+    return written
+
+
+def _seeds(samples: EvalSet, own: Indices, group: int) -> list[int]:
+    from evaluation.sampling import seed_of
+
+    return [seed_of(samples.keys[index], group) for index in own]
+
+
+def _prompts(order: Order, own: Indices) -> list[str]:
+    from evaluation.sampling import INSUFFICIENT
+
+    samples, mode = order.eval_set(), order.recipe.prompt
+    if mode == "conflicting":
+        rows = samples.dataset.take(samples.split, ["text"], samples.other[own].tolist())
+        return [str(text) for text in rows["text"].to_pylist()]
+    fixed = {"none": "", "insufficient": INSUFFICIENT}
+    return [fixed.get(mode, samples.texts[index]) for index in own]
+
+
+def _maps(order: Order, own: Indices) -> list[Pictures]:
+    if order.arm == "prior":
+        return []
+    samples = order.eval_set()
+    rows = samples.other[own] if order.arm == "shuffled" else own
+    return [samples.maps(condition, rows)[0] for condition in order.conditions]
+
+
+@contextlib.contextmanager
+def workers(count: int, scheduler: str) -> Iterator[Executor | None]:
+    """Who paints: workers of a running Dask scheduler, ``count`` processes of this machine, or (None) this process."""
+    if scheduler:
+        from distributed import Client
+
+        try:
+            client = Client(scheduler, timeout=20)
+        except (OSError, ValueError) as error:
+            raise CnlabError(
+                f"no Dask scheduler answers at {scheduler} ({error}); start one, or leave it out"
+            ) from error
+        with client:
+            info = client.scheduler_info()["workers"].values()
+            gpu = any("GPU" in (worker.get("resources") or {}) for worker in info)
+            yield client.get_executor(pure=False, retries=3, **({"resources": {"GPU": 1}} if gpu else {}))
+    elif count > 1:
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+            yield pool
+    else:
+        yield None
+
+
+def generate(order: Order, subject: Subject, executor: Executor | None = None) -> int:
+    """Make what ``order`` asks for and its folder lacks; returns how many pictures were made.
+
+    Pictures are placed one by one, the manifest after the last: stopped anywhere, the same call goes on. A folder of
+    another identity is refused.
     """
     from tqdm import tqdm
 
-    mark = fingerprint(job)
-    with lock_folder(folder):
-        if check_fingerprint(folder / MANIFEST, mark):
+    with lock_folder(order.folder):
+        if _complete(order, subject):
             return 0
-        if not check_fingerprint(folder / REQUEST, mark):
-            write_json(folder / REQUEST, {**job, "fingerprint": mark})
-        shuffled = job["arm"] == "shuffled"
-        order = other_samples(samples.keys) if shuffled else np.arange(len(samples))
-        todo = [
-            (i, group)
-            for group in job["groups"]
-            for i in range(len(samples))
-            if not (folder / file_of(samples.keys[i], group)).exists()
-        ]
-        painter = paint() if todo else None
-        with tqdm(total=len(todo), desc=f"{folder.parent.name}/{job['arm']}", unit="image") as bar:
-            for start in range(0, len(todo), batch):
-                part = todo[start : start + batch]
-                assert painter is not None
-                chosen = [i for i, _ in part]
-                pictures = painter(
-                    [samples.texts[i] for i in chosen],
-                    samples.maps[order[chosen]],
-                    [seed_of(samples.keys[i], group) for i, group in part],
-                )
-                for (i, group), picture in zip(part, pictures, strict=True):
-                    write_picture(folder / file_of(samples.keys[i], group), picture)
-                bar.update(len(part))
-        write_json(folder / MANIFEST, _manifest(folder, job, samples, order.tolist()) | {"fingerprint": mark})
-        return len(todo)
+        _claim(order)
+        remove_parts(order.folder)
+        todo, total = order.missing(), 0
+        with tqdm(total=len(todo), desc=str(subject), unit="block", disable=not todo) as bar:
+            if executor is None:
+                for group, block in todo:
+                    total += paint_block(order, group, block)
+                    bar.update()
+            else:
+                futures: list[Future[int]] = [executor.submit(paint_block, order, *part) for part in todo]
+                for future in as_completed(futures):
+                    total += future.result()
+                    bar.update()
+        write_json(order.folder / MANIFEST, _manifest(order, subject))
+        return total
 
 
-def _manifest(folder: Path, job: dict[str, Any], samples: Samples, order: list[int]) -> dict[str, Any]:
+def _claim(order: Order) -> None:
+    """Write the request, or refuse a folder that holds pictures of another identity."""
+    path, wanted = order.folder / REQUEST, fingerprint(order.identity)
+    if not path.exists():
+        write_json(path, {**order.identity, "fingerprint": wanted})
+        return
+    there = read_json(path)
+    if there.get("fingerprint") != wanted:
+        own = order.identity
+        names = [key for key in {**there, **own} if canonical(there.get(key)) != canonical(own.get(key))]
+        differ = ", ".join(sorted(set(names) - {"fingerprint"}))
+        raise CnlabError(
+            f"{order.folder} holds pictures of another configuration ({differ} differ); delete that folder"
+        )
+
+
+def _complete(order: Order, subject: Subject) -> bool:
+    path = order.folder / MANIFEST
+    if not path.exists():
+        return False
+    manifest = read_json(path)
+    listed = {(entry["key"], entry["group"]) for entry in manifest["images"]}
+    asked = {(key, group) for key in order.eval_set().keys for group in order.groups}
+    same = manifest.get("fingerprint") == fingerprint(order.identity)
+    return same and asked <= listed and str(subject) in manifest["subjects"]
+
+
+def _manifest(order: Order, subject: Subject) -> dict[str, Any]:
+    """Everything that is there: of this order and of earlier ones into the same folder."""
+    samples, path = order.eval_set(), order.folder / MANIFEST
+    before = read_json(path) if path.exists() else {"images": [], "subjects": []}
+    whole = samples.dataset.table(samples.split, ["key"])["key"].to_pylist()
+    used = {"control": range(len(samples)), "shuffled": samples.other.tolist()}.get(order.arm)
     images = [
         {
             "file": file_of(key, group),
             "key": key,
-            "text": samples.texts[i],
-            "map_key": None if job["arm"] == "prior" else samples.keys[order[i]],
+            "text": text,
+            "map_key": None if used is None else whole[used[i]],
             "group": group,
-            "seed": seed_of(key, group),
+            "seed": _seeds(samples, np.array([i]), group)[0],
         }
-        for group in job["groups"]
-        for i, key in enumerate(samples.keys)
+        for group in order.groups
+        for i, (key, text) in enumerate(zip(samples.keys, _prompts(order, np.arange(len(samples))), strict=True))
     ]
-    return {"run": folder.parent.name, "dataset": samples.name, "arm": job["arm"], "images": images, "config": job}
+    own = {entry["file"] for entry in images}
+    return {
+        "fingerprint": fingerprint(order.identity),
+        "subjects": sorted({*before["subjects"], str(subject)}),
+        "dataset": samples.name,
+        "arm": order.arm,
+        "recipe": order.recipe.label,
+        "images": images + [entry for entry in before["images"] if entry["file"] not in own],
+        "config": order.identity,
+    }
 
 
-def load_generated(folder: Path, samples: Samples, group: int) -> Pictures:
-    """The pictures of one group in the order of ``samples``; an incomplete folder raises CnlabError."""
-    listed = {(entry["key"], entry["group"]): entry["file"] for entry in read_json(folder / MANIFEST)["images"]}
-    missing = [key for key in samples.keys if (key, group) not in listed]
-    if missing:
-        raise CnlabError(f"{folder} has no picture of {missing[0]!r} in group {group}; delete it and generate again")
-    # the name comes from the manifest: keep it inside the folder
-    pictures = [read_picture(folder / Path(listed[key, group]).name) for key in samples.keys]
-    return stack_images(pictures, str(folder))
+def order_for(
+    results: Path, subject: Subject, samples: EvalSet, nets: dict[str, Any], recipe: Recipe, device: str
+) -> Order:
+    """The order of a subject's pictures, without count and groups: `asking` adds those.
+
+    ``nets``: ``model`` (path or hub name), ``model_label``, ``controls`` (paths) and ``weights`` (their identities).
+    The prior's pictures need no map, so they are the same for every run on that model and lie in one folder.
+    """
+    alone = subject.arm == "prior"
+    identity = {
+        "arm": subject.arm,
+        "model": nets["model_label"],
+        "controls": [] if alone else nets["weights"],
+        "conditions": [] if alone else list(samples.conditions),
+        "eval": samples.fingerprint,
+        "recipe": asdict(_without_control(recipe) if alone else recipe),
+    }
+    place = f"{recipe.name}-{fingerprint(identity)[:12]}"
+    owner = "prior/" + nets["model_label"].replace("/", "--") if alone else f"{_folder(subject.name)}/{subject.arm}"
+    return Order(
+        results / "generations" / owner / place,
+        identity,
+        samples.folder,
+        samples.conditions,
+        subject.arm,
+        nets["model"],
+        () if alone else tuple(map(str, nets["controls"])),
+        _without_control(recipe) if alone else recipe,
+        device,
+        len(samples),
+        (0,),
+    )
+
+
+def _without_control(recipe: Recipe) -> Recipe:
+    """What of a recipe matters to the prior alone: neither strength nor weighting of a ControlNet."""
+    return replace(recipe, strength=(1.0,), weighting="both")
+
+
+def _folder(name: str) -> str:
+    return name.replace(":", "-")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A folder of generated pictures that is complete, as its manifest lists it."""
+
+    subject: str
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that decides the pictures."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def recipe(self) -> str:
+        """Label of the recipe."""
+        return _recipe_label(self.manifest)
+
+    @property
+    def images(self) -> dict[str, str]:
+        """File name -> sample key."""
+        return {entry["file"]: entry["key"] for entry in self.manifest["images"]}
+
+    def path(self, file: str) -> Path:
+        """A picture's place; the name comes from the manifest, so it is kept inside the folder."""
+        return self.folder / Path(file).name
+
+    @cached_property
+    def _files(self) -> dict[tuple[str, int], str]:
+        return {(entry["key"], entry["group"]): entry["file"] for entry in self.manifest["images"]}
+
+    def picture(self, key: str, group: int) -> Picture:
+        """One picture, (H, W, 3) uint8; raises CnlabError when the manifest does not list it."""
+        if (key, group) not in self._files:
+            raise CnlabError(f"{self.folder} has no picture of {key!r} in group {group}; evaluate with more --images")
+        return read_picture(self.path(self._files[key, group]))
+
+    def pictures(self, keys: list[str], group: int) -> Pictures:
+        """Pictures of one group in the order of ``keys``, (B, H, W, 3) uint8."""
+        return stack_images([self.picture(key, group) for key in keys], str(self.folder), 1)
+
+
+def open_generated(order: Order, subject: Subject) -> Generated:
+    """The pictures that an order asked for; raises CnlabError when they are not complete."""
+    return Generated(str(subject), order.folder, _read_manifest(order.folder / MANIFEST))
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest with the fields that readers need; raises CnlabError naming a damaged one."""
+    manifest = read_json(path)
+    try:
+        for entry in manifest["images"]:
+            if Path(str(entry["file"])).name != str(entry["file"]):
+                raise CnlabError(f"{path} names {entry['file']!r}, which is no plain file name")
+            str(entry["key"]), int(entry["group"])
+        str(manifest["fingerprint"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CnlabError(f"{path} lacks {error}; delete the folder and evaluate again") from error
+    return dict(manifest)
+
+
+def find_generated(results: Path, name: str, recipe: str = "") -> Generated:
+    """The complete pictures of the subject written ``name`` (``RUN``, ``RUN/prior`` ...), for readers of other stages.
+
+    Raises CnlabError when there are none, or several recipes or eval sets and ``recipe`` (a label) names none of them.
+    """
+    subject = str(Subject.parse(name))
+    there = [each for each in _all_of(results, subject) if not recipe or each.recipe == recipe]
+    if not there:
+        by = f" by {recipe}" if recipe else ""
+        raise CnlabError(f"{results / 'generations'} holds no complete pictures of {subject}{by}; evaluate it first")
+    if len(there) > 1:
+        choices = "; ".join(f"{each.recipe} on {each.manifest['dataset']}" for each in there)
+        raise CnlabError(
+            f"{subject} has pictures by several recipes or on several datasets ({choices}); name the recipe"
+        )
+    return there[0]
+
+
+def _all_of(results: Path, subject: str) -> list[Generated]:
+    return [Generated(subject, path.parent, m) for path, m in _manifests(results) if subject in _subjects(m)]
+
+
+def _manifests(results: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted((results / "generations").glob(f"**/{MANIFEST}")):
+        yield path, _read_manifest(path)
+
+
+def _subjects(manifest: dict[str, Any]) -> list[str]:
+    """Subjects that a manifest serves; one of commit 084dc56 names a run and an arm."""
+    if "subjects" in manifest:
+        return [str(each) for each in manifest["subjects"]]
+    run, arm = manifest.get("run", ""), manifest.get("arm")
+    return [str(run) if arm == "control" else f"{run}/{arm}"]
+
+
+def _recipe_label(manifest: dict[str, Any]) -> str:
+    """The column ``recipe``; of a manifest of commit 084dc56 from its settings, which had no name."""
+    from evaluation.sampling import make_recipe
+
+    if "recipe" in manifest:
+        return str(manifest["recipe"])
+    settings = manifest.get("config", {}).get("recipe", {})
+    return make_recipe("tabletop", {**settings, "block": 16}).label
+
+
+def describe_generated(results: Path) -> dict[str, dict[str, str]]:
+    """Subject -> columns ``model`` and ``recipe``, of pictures of commit 084dc56, for the rows of its table."""
+    columns: dict[str, dict[str, str]] = {}
+    for _, manifest in _manifests(results):
+        if "subjects" not in manifest:
+            model = manifest.get("config", {}).get("model")
+            label = model.get("sha256", "")[:12] if isinstance(model, dict) else str(model or "")
+            own = {"recipe": _recipe_label(manifest), **({"model": label} if label else {})}
+            columns |= {subject: own for subject in _subjects(manifest)}
+    return columns

@@ -34,11 +34,25 @@ TYPES = {
     "higher_is_better": "boolean",
     "fingerprint": "string",
     "commit": "string",
+    "arm": "string",
+    "model": "string",
+    "recipe": "string",
+    "variant": "string",
+    "fault": "string",
+    "dose": "Float64",
+    "selection": "string",
+    "against": "string",
+    "interval": "string",
 }
 COLUMNS = tuple(TYPES)
 #: A row replaces an older one that agrees in these.
-IDENTITY = ("run", "dataset", "metric", "step", "gen_seed", "split")
+IDENTITY = (
+    "run", "dataset", "condition", "arm", "model", "recipe", "against", "metric", "metric_version", "step", "gen_seed",
+    "split", "n",
+)  # fmt: skip
 REQUIRED = ("run", "dataset", "metric", "split", "value", "n")
+#: Columns of tables written before arms, models and recipes had their own: such a table is read and filled.
+FIRST = COLUMNS[: COLUMNS.index("arm")]
 LOCK_SECONDS = 60  # a rewrite takes far less, so waiting is better than failing
 
 
@@ -53,10 +67,30 @@ def read_results(results_dir: Path) -> pd.DataFrame:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise CnlabError(f"{path} cannot be read ({error}); delete it and evaluate again") from error
-    missing = [name for name in COLUMNS if name not in frame.columns]
+    missing = [name for name in FIRST if name not in frame.columns]
     if missing:
         raise CnlabError(f"{path} lacks the columns {', '.join(missing)}; delete it and evaluate again")
+    absent = [name for name in COLUMNS if name not in frame.columns]
+    if absent:
+        frame = _migrate(results_dir, frame, absent)
     return frame[list(COLUMNS)].astype(TYPES)
+
+
+def _migrate(results_dir: Path, frame: pd.DataFrame, absent: list[str]) -> pd.DataFrame:
+    """Fill the columns that an older table lacks: the arm from the subject, model and recipe from its pictures."""
+    from evaluation.generations import describe_generated
+    from evaluation.subjects import Subject
+
+    filled: dict[str, dict[str, str]] = {}
+    described = describe_generated(results_dir)
+    for run in frame["run"].dropna().unique():
+        try:
+            arm = Subject.parse(str(run)).arm
+        except CnlabError:  # written by other means
+            continue
+        filled[run] = {"arm": arm, **described.get(str(run), {})}
+    columns = {name: frame["run"].map(lambda run, name=name: filled.get(run, {}).get(name)) for name in absent}
+    return frame.assign(**columns)
 
 
 def append_rows(results_dir: Path, rows: list[dict[str, Any]]) -> None:

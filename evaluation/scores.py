@@ -1,29 +1,38 @@
-"""Scoring pictures: edges against the condition map, CLIP score, distances to the real pictures; rows of the table."""
+"""Measurements of pictures, one a picture and metric, kept in ``results/scores.parquet``; features beside them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.judges.features import Extractor, Features, extract
-from evaluation.metrics.bootstrap import Estimate, mean_interval
 from evaluation.metrics.clip_score import clip_scores
-from evaluation.metrics.frechet import frechet_estimate
-from evaluation.metrics.kernel import kernel_estimate
-from evaluation.metrics.normalised import normalised_score
-from evaluation.subjects import Samples
+from evaluation.samples import EvalSet, Indices
+from evaluation.subjects import Subject
+from pipeline.conditions import Condition
 from pipeline.contract.clip import Clip, load_clip
-from pipeline.contract.errors import CnlabError
-from pipeline.contract.identity import sha256_file
+from pipeline.contract.files import atomic, read_json, write_json
+from pipeline.contract.identity import fingerprint, sha256_file
 from pipeline.contract.pictures import Pictures
-from pipeline.fidelity import MAIN_EDGES, MAIN_OTHER, annotator_of, fidelity
+from pipeline.fidelity import LOWER_IS_BETTER, annotator_of, fidelity, main_measure, measures_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERSION = "1"
+NORMALISED_VERSION = "2"  # 1: floor from pictures sampled with wrong maps, ceiling of real pictures
+FLOOR, NORMALISED, DIFFERENCE = "_floor", "_normalised", "_difference"  # ends of metric names
+PART = 32  # pictures measured at a time, whatever --batch says: a number does not depend on it
+TABLE = "scores.parquet"
+DISTANCES = "distances.json"  # names of the two distances on the features of a folder
+#: Columns of a part beside those that its subject gives to every row.
+SCORE_COLUMNS = ("key", "gen_seed", "metric", "metric_version", "value")
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,9 @@ class Judges:
 
     clip_name: str
     extractor: Extractor
-    cache: Path
     device: str = "cpu"
+    weights: str = ""  # of the annotator, where it has any
+    evaluator: str = ""  # annotator to run on pictures where it is not the maps' own
 
     @cached_property
     def clip(self) -> Clip:
@@ -58,64 +68,227 @@ class Judges:
             return f"{VERSION}/{self.clip_id}/100*max(cos,0)/no-prefix"
         if metric in self.extractor.distance:
             return f"{VERSION}/{self.extractor.name}"
-        return VERSION
+        version = NORMALISED_VERSION if metric.endswith(NORMALISED) else VERSION
+        named = "/".join(part for part in (self.evaluator, self.weights) if part)
+        return f"{version}/{named}" if named else version
+
+    def annotators(self, samples: EvalSet) -> tuple[dict[str, Condition], list[str]]:
+        """Condition -> what measures it on pictures, and for each that nothing can measure the reason."""
+        there: dict[str, Condition] = {}
+        reasons = []
+        for condition in samples.conditions:
+            params = samples.maps(condition, np.arange(min(len(samples), 8)))[1]
+            annotator, reason = annotator_of(condition, params, self.weights, self.evaluator)
+            if annotator is None:
+                reasons.append(reason)
+            else:
+                there[condition] = annotator
+        return there, reasons
+
+
+def higher_is_better(metric: str, extractor: Extractor) -> bool:
+    """Whether a larger value of a metric of the table is a better one."""
+    if metric in extractor.distance:
+        return False
+    plain = metric.removesuffix(FLOOR)
+    return metric.endswith(NORMALISED) or not any(plain.endswith(f"_{name}") for name in LOWER_IS_BETTER)
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What was measured on N pictures: per-sample numbers and features."""
+class PictureSet:
+    """Pictures of one subject and how to read them.
 
-    clip: NDArray[np.float64]  # (N,)
-    fidelity: dict[str, NDArray[np.float64]]  # measure -> (N,); empty where it cannot be measured
-    features: Features  # (N, D)
+    ``indices`` are the samples that there are pictures of; ``identity`` decides the pictures; ``read`` takes indices
+    and a generation group and gives (B, S, S, 3) uint8; ``floor``: score them against other samples' maps too.
+    """
 
+    subject: Subject
+    samples: EvalSet
+    indices: Indices
+    groups: tuple[int, ...]
+    identity: Any
+    facts: dict[str, Any]  # columns of every row: model, recipe, subset_size ...
+    read: Callable[[Indices, int], Pictures]
+    floor: bool = True
 
-def fidelity_scores(pictures: Pictures, samples: Samples) -> dict[str, NDArray[np.float64]]:
-    """`pipeline.fidelity.fidelity` to each sample's map; empty where it cannot be measured."""
-    annotator, _ = annotator_of(samples.condition, samples.params, samples.weights)
-    return {} if annotator is None else fidelity(pictures, samples.maps, samples.params, annotator)
+    @property
+    def fingerprint(self) -> str:
+        """Of what decides the pictures and what they are judged against."""
+        return fingerprint([self.identity, self.samples.fingerprint, list(self.samples.conditions)])
 
-
-def measure(pictures: Pictures, samples: Samples, judges: Judges) -> Scores:
-    """Score pictures made for ``samples``, in their order."""
-    if len(pictures) != len(samples):
-        raise CnlabError(f"{len(pictures)} pictures for {len(samples)} samples")
-    clip = clip_scores(judges.clip.images(pictures), judges.clip.texts(list(samples.texts)))
-    return Scores(clip, fidelity_scores(pictures, samples), extract(pictures, judges.extractor, judges.cache))
-
-
-def estimates(scores: Scores, condition: str, judges: Judges, reference: Features | None) -> dict[str, Estimate]:
-    """Metric name -> value with interval. ``reference`` holds the features distances are taken to."""
-    found = {"clip_score": mean_interval(scores.clip)}
-    found |= {f"{condition}_{measure}": mean_interval(values) for measure, values in scores.fidelity.items()}
-    if reference is not None:
-        frechet, kernel = judges.extractor.distance
-        found[frechet] = frechet_estimate(scores.features, reference)
-        found[kernel] = kernel_estimate(scores.features, reference)
-    return found
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the samples, in order."""
+        return [self.samples.keys[index] for index in self.indices]
 
 
-def normalised(control: Scores, shuffled: Scores, real: Scores, condition: str) -> dict[str, Estimate]:
-    """The main measure of fidelity from the wrong map (0) to the real pictures (1); empty where there is no scale."""
-    name = next((m for m in (MAIN_EDGES, MAIN_OTHER) if m in control.fidelity), "")
-    if not name or real.fidelity[name].mean() <= shuffled.fidelity[name].mean():
-        return {}
-    value = normalised_score(control.fidelity[name], shuffled.fidelity[name], real.fidelity[name])
-    return {f"{condition}_{name}_normalised": value}
+class ScoreStore:
+    """``scores.parquet/``: a part a subject, a row a picture and metric; parts grow and are never thrown away."""
+
+    def __init__(self, results: Path, judges: Judges) -> None:
+        self.folder, self.features_folder, self.judges = results / TABLE, results / "features", judges
+
+    def path(self, pictures: PictureSet) -> Path:
+        """The part of a subject."""
+        name = str(pictures.subject).replace("/", "-").replace(":", "-")
+        return self.folder / f"{name}-{pictures.fingerprint[:12]}.parquet"
+
+    def scores(self, pictures: PictureSet) -> pd.DataFrame:
+        """Scores of every picture by the metrics of these judges, measured where they are not there yet.
+
+        Returns the whole part with `SCORE_COLUMNS` and the subject's columns.
+        """
+        import pandas as pd
+
+        there = self._read(pictures)
+        annotators, _ = self.judges.annotators(pictures.samples)
+        metrics = self._metrics(pictures, annotators)
+        complete = _have(there, metrics)
+        new: list[pd.DataFrame] = []
+        for group in pictures.groups:
+            todo = np.array(
+                [i for i in pictures.indices if (pictures.samples.keys[i], group) not in complete], dtype=np.intp
+            )
+            for own in pictures.samples.parts(PART, todo) if len(todo) else ():
+                values = measure(pictures, own, group, self.judges, annotators)
+                new.append(_rows(pictures, own, group, values, metrics))
+        if new:
+            columns = ["key", "gen_seed", "metric", "metric_version"]
+            there = pd.concat([there, *new] if len(there) else new, ignore_index=True)
+            there = there.drop_duplicates(columns, keep="last").sort_values(columns, ignore_index=True)
+            with atomic(self.path(pictures)) as temporary:
+                there.to_parquet(temporary, index=False)
+        return there
+
+    def values(self, pictures: PictureSet, group: int) -> dict[str, NDArray[np.float64]]:
+        """Metric -> (N,) in the order of the set's samples, by these judges."""
+        table = self.scores(pictures)
+        table = table[table.gen_seed == group]
+        annotators, _ = self.judges.annotators(pictures.samples)
+        out = {}
+        for metric, version in self._metrics(pictures, annotators).items():
+            own = table[(table.metric == metric) & (table.metric_version == version)].set_index("key").value
+            out[metric] = own.loc[pictures.keys].to_numpy(np.float64)
+        return out
+
+    def features(self, pictures: PictureSet, group: int) -> Features:
+        """(N, D) float32, kept by pictures and network; those that are missing are computed and added."""
+        extractor = self.judges.extractor
+        prefix = np.array_equal(pictures.indices, np.arange(len(pictures.indices)))
+        keys = None if prefix else pictures.keys
+        folder = self.features_folder / extractor.name
+        path = folder / features_file(fingerprint(pictures.identity), pictures.samples.fingerprint, group, keys)
+        if not (folder / DISTANCES).is_file():
+            write_json(folder / DISTANCES, list(extractor.distance))
+        there = _read_features(path, extractor.width)
+        missing = pictures.indices[len(there) :]
+        if not len(missing):
+            return there[: len(pictures.indices)]
+        parts = [there]
+        parts += [extract(pictures.read(own, group), extractor) for own in pictures.samples.parts(PART, missing)]
+        features = np.concatenate(parts)
+        with atomic(path) as temporary, temporary.open("wb") as handle:
+            np.save(handle, features, allow_pickle=False)
+        return features
+
+    def _metrics(self, pictures: PictureSet, annotators: dict[str, Condition]) -> dict[str, str]:
+        """Metric -> version, of what is measured picture by picture."""
+        names = ["clip_score"]
+        for condition, annotator in annotators.items():
+            names += [f"{condition}_{name}" for name in measures_of(annotator, pictures.samples.size)]
+            if pictures.floor:
+                names.append(f"{condition}_{main_measure(annotator)}{FLOOR}")
+        return {name: self.judges.version_of(name) for name in names}
+
+    def _read(self, pictures: PictureSet) -> pd.DataFrame:
+        import pandas as pd
+
+        path = self.path(pictures)
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError):  # absent or damaged: measured again
+            return pd.DataFrame({name: [] for name in SCORE_COLUMNS})
 
 
-def to_rows(found: dict[str, Estimate], judges: Judges, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows for `evaluation.results.append_rows`; ``facts`` fills the columns that all of them share."""
-    return [
-        {
-            **facts,
-            "metric": metric,
-            "metric_version": judges.version_of(metric),
-            "value": estimate.value,
-            "ci_low": estimate.low,
-            "ci_high": estimate.high,
-            "n": estimate.n,
-            "higher_is_better": metric not in judges.extractor.distance,
-        }
-        for metric, estimate in found.items()
-    ]
+def measure(
+    pictures: PictureSet, own: Indices, group: int, judges: Judges, annotators: dict[str, Condition]
+) -> dict[str, NDArray[np.float64]]:
+    """Metric -> (B,) for the samples ``own``."""
+    samples, images = pictures.samples, pictures.read(own, group)
+    scores = {"clip_score": clip_scores(judges.clip.images(images), judges.clip.texts([samples.texts[i] for i in own]))}
+    for condition, annotator in annotators.items():
+        maps, params = samples.maps(condition, own)
+        scores |= {f"{condition}_{k}": v for k, v in fidelity(images, maps, params, annotator).items()}
+        if pictures.floor:
+            maps, params = samples.maps(condition, samples.other[own])
+            name = main_measure(annotator)
+            scores[f"{condition}_{name}{FLOOR}"] = fidelity(images, maps, params, annotator, (name,))[name]
+    return scores
+
+
+def _have(table: pd.DataFrame, metrics: dict[str, str]) -> set[tuple[str, int]]:
+    """(key, group) of which every metric is there in its version."""
+    if not len(table):
+        return set()
+    wanted = table[table.metric_version == table.metric.map(metrics)]
+    counts = wanted.groupby(["key", "gen_seed"]).metric.nunique()
+    index: list[tuple[Any, Any]] = list(counts[counts == len(metrics)].index)
+    return {(str(key), int(group)) for key, group in index}
+
+
+def _rows(
+    pictures: PictureSet, own: Indices, group: int, values: dict[str, NDArray[np.float64]], metrics: dict[str, str]
+) -> pd.DataFrame:
+    import pandas as pd
+
+    keys = [pictures.samples.keys[i] for i in own]
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "run": str(pictures.subject),
+                "arm": pictures.subject.arm,
+                "dataset": pictures.samples.name,
+                "eval_fingerprint": pictures.samples.fingerprint,
+                "condition": pictures.samples.condition,
+                **{name: pictures.facts.get(name) for name in ("model", "recipe")},
+                "pictures": fingerprint(pictures.identity),
+                "key": keys,
+                "gen_seed": group,
+                "metric": metric,
+                "metric_version": version,
+                "value": values[metric],
+            }
+        ).astype({"model": "string", "recipe": "string"})
+        for metric, version in metrics.items()
+    )
+
+
+def features_file(pictures: str, split: str, group: int, keys: list[str] | None = None) -> str:
+    """File of the features of pictures (fingerprint) of a split; row i is sample i, or the i-th of ``keys``."""
+    return f"{fingerprint([pictures, split, keys])[:24]}-{group}.npy"
+
+
+def read_features(results: Path, names: Sequence[str]) -> Iterator[tuple[tuple[str, str], list[Features]]]:
+    """For each network by which all the files ``names`` are there: its (Frechet, kernel) metrics and the features."""
+    for folder in sorted(path.parent for path in (results / "features").glob(f"*/{DISTANCES}")):
+        if all((folder / name).is_file() for name in names):
+            frechet, kernel = read_json(folder / DISTANCES)
+            yield (frechet, kernel), [np.load(folder / name, allow_pickle=False) for name in names]
+
+
+def _read_features(path: Path, width: int) -> Features:
+    """Cached features; an empty array when absent or damaged, for then they are computed again."""
+    try:
+        there = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return np.empty((0, width), np.float32)
+    whole = isinstance(there, np.ndarray) and there.ndim == 2 and there.shape[1] == width and there.dtype == np.float32
+    return there if whole else np.empty((0, width), np.float32)
+
+
+def read_scores(results: Path) -> pd.DataFrame:
+    """All parts of ``scores.parquet/``; raises `CnlabError` by way of its readers when there are none."""
+    import pandas as pd
+
+    parts = [pd.read_parquet(path) for path in sorted((results / TABLE).glob("*.parquet"))]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({name: [] for name in SCORE_COLUMNS})

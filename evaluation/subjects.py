@@ -1,56 +1,71 @@
-"""What an evaluation reads: the run under test and the pictures it is tested on."""
+"""What is judged: one value object, formatted once (`str`) and parsed once (`Subject.parse`)."""
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.pictures import Pictures, stack_images
+
+Arm = Literal["control", "shuffled", "prior", "folder", "real", "autoencoder"]
+#: Arms whose pictures are sampled: with the true map, with another sample's map, without a ControlNet.
+SAMPLED: tuple[Arm, ...] = ("control", "shuffled", "prior")
+REAL, AUTOENCODER = "real", "real/vae"  # as they stand in the column `run`
+PREFIXES = ("control:", "model:", "folder:")
+NAME = re.compile(r"(?:(?:control|model|folder):)?[A-Za-z0-9_][A-Za-z0-9._+-]*")
+UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
 @dataclass(frozen=True)
-class Samples:
-    """N samples of a split in rank order, decoded. ``params`` are those each map was drawn with."""
+class Subject:
+    """An arm of a net, a prior, a folder of pictures, real pictures, or real ones through the autoencoder.
 
-    name: str  # of the dataset
-    fingerprint: str  # of the dataset
-    condition: str
-    keys: tuple[str, ...]
-    texts: tuple[str, ...]
-    images: Pictures  # (N, S, S, 3) uint8
-    maps: Pictures  # (N, S, S, 3) uint8
-    params: tuple[dict[str, Any], ...]
-    weights: str = ""  # of the condition's extractor, where it has any: a folder or hub name
+    Written as it stands in the column ``run`` of the results:
 
-    def __len__(self) -> int:
-        return len(self.keys)
+    ======================  ==========================================================
+    ``RUN``                 a run's ControlNet with the true maps (arm ``control``)
+    ``RUN/shuffled``        the same with another sample's maps
+    ``RUN/prior``           the run's base model without a ControlNet
+    ``control:NAME[/ARM]``  a ControlNet that no run of ours made, and its arms
+    ``model:NAME/prior``    a base model alone
+    ``folder:NAME``         pictures of unknown origin
+    ``real``, ``real/vae``  real pictures, real ones through the base model's autoencoder
+    ======================  ==========================================================
+    """
+
+    arm: Arm
+    name: str = ""  # RUN, control:NAME, model:NAME or folder:NAME; "" for real pictures
+
+    def __str__(self) -> str:
+        if self.arm == "real":
+            return REAL
+        if self.arm == "autoencoder":
+            return AUTOENCODER
+        return self.name if self.arm in ("control", "folder") else f"{self.name}/{self.arm}"
+
+    @classmethod
+    def parse(cls, text: str) -> Subject:
+        """The subject that `str` wrote as ``text``; raises CnlabError for anything else."""
+        if text in (REAL, AUTOENCODER):
+            return cls("real" if text == REAL else "autoencoder")
+        name, _, tail = text.partition("/")
+        if not NAME.fullmatch(name) or tail not in ("", "control", "shuffled", "prior"):
+            raise CnlabError(
+                f"{text!r} is no subject; write RUN, RUN/shuffled, RUN/prior, control:NAME, folder:NAME, real"
+            )
+        if name.startswith("folder:"):
+            return cls("folder", name)
+        arm: Arm = "shuffled" if tail == "shuffled" else "prior" if tail == "prior" else "control"
+        return cls(arm, name)
+
+    @property
+    def sampled(self) -> bool:
+        """Its pictures are made by `evaluation.generations`."""
+        return self.arm in SAMPLED
 
 
-def load_samples(folder: Path, condition: str, count: int, split: str = "eval") -> Samples:
-    """The first ``count`` samples of a split, or all where there are fewer."""
-    from pipeline.contract.dataset import Triplets
-    from pipeline.contract.pictures import decode_image
-
-    dataset = Triplets(folder)
-    have = sum(int(s["rows"]) for s in dataset.header["shards"] if s["split"] == split)
-    if condition not in dataset.header["conditions"]:
-        there = ", ".join(dataset.header["conditions"])
-        raise CnlabError(f"{folder} has no condition {condition!r} (it has {there}); choose another --dataset")
-    if not have:
-        raise CnlabError(f"{folder} has no {split} samples")
-    columns = ["key", "text", "image", condition, f"{condition}_params"]
-    rows = dataset.table(split, columns, min(count, have)).to_pylist()
-    where = f"{folder}, {split} split"
-    return Samples(
-        str(dataset.header["name"]),
-        dataset.fingerprint,
-        condition,
-        tuple(row["key"] for row in rows),
-        tuple(row["text"] for row in rows),
-        stack_images([decode_image(row["image"]["bytes"]) for row in rows], where),
-        stack_images([decode_image(row[condition]["bytes"]) for row in rows], f"{where}, {condition} maps"),
-        tuple(json.loads(row[f"{condition}_params"]) for row in rows),
-    )
+def plain_name(where: str) -> str:
+    """Last part of a path or hub name, of characters that a subject's name may have."""
+    return UNSAFE.sub("-", Path(where.rstrip("/")).name).strip("-.") or "unnamed"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -12,6 +13,8 @@ from pipeline.build.verify import VerifyConfig, verify
 from pipeline.config import DatasetConfig
 from pipeline.contract.errors import CnlabError, run_cli
 from pipeline.contract.files import lock_folder, read_json
+from pipeline.exports.run import ExportConfig, run_export
+from pipeline.variants.damage import DamageConfig, run_damage
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,16 @@ def _card(config: CardConfig) -> None:
     from pipeline.contract.dataset import HEADER
     from pipeline.report.card import write_card
     from pipeline.report.contact import write_contact
+    from pipeline.report.croissant import write_croissant
 
     if not (config.folder / HEADER).is_file():
         raise CnlabError(f"{config.folder} is not a finished dataset (no {HEADER}); run cnlab-dataset build first")
     header = read_json(config.folder / HEADER)
     with lock_folder(config.folder):
         write_contact(config.folder, header["shards"], tuple(header["conditions"]))
-        write_card(config.folder, {**header, **({"license": config.license} if config.license else {})})
+        header |= {"license": config.license} if config.license else {}
+        write_card(config.folder, header)
+        write_croissant(config.folder, header)
     print(f"{config.folder / 'README.md'} written")
 
 
@@ -57,17 +63,21 @@ Command = (
     Annotated[DatasetConfig, tyro.conf.subcommand("build")]
     | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
     | Annotated[CardConfig, tyro.conf.subcommand("card")]
+    | Annotated[DamageConfig, tyro.conf.subcommand("damage")]
+    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
 )
 
 
 def _main() -> None:
     command = tyro.cli(Command, prog="cnlab-dataset", description="Raw images to checked ControlNet triplets.")
-    if isinstance(command, DatasetConfig):
-        _build(command)
-    elif isinstance(command, VerifyConfig):
-        verify(command)
-    else:
-        _card(command)
+    run: dict[type, Callable[[Any], None]] = {
+        DatasetConfig: _build,
+        VerifyConfig: verify,
+        CardConfig: _card,
+        DamageConfig: run_damage,
+        ExportConfig: run_export,
+    }
+    run[type(command)](command)
 
 
 def main() -> None:

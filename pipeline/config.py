@@ -13,8 +13,10 @@ from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
 from pipeline.contract.models import weights_identity
 from pipeline.contract.sizes import format_size, parse_size
+from pipeline.screen import duplicates
 from pipeline.screen.limits import PRESETS, resolve_limits
 
+RENDERED = ("tabletop", "fill50k")  # sources that are drawn here, by rule
 EVAL_SHARE = {"tabletop": 1 / 32}  # a world is large; a folder of photographs is not
 RESERVED_SEEDS = 700_000  # from here on: worlds the shipped prior was trained and tested on
 
@@ -23,7 +25,7 @@ RESERVED_SEEDS = 700_000  # from here on: worlds the shipped prior was trained a
 class DatasetConfig:
     """Raw images to (image, caption, condition map) triplets."""
 
-    source: str = "tabletop"  # tabletop, or folder:PATH, webdataset:URL, parquet:PATH, hub:NAME
+    source: str = "tabletop"  # tabletop, fill50k, or folder:PATH, webdataset:URL, parquet:PATH, hub:NAME
     size: str = "2k"  # training samples; accepts 50k
     condition: tuple[str, ...] = ("canny",)  # maps to make; the first one is conditioning_image
     captions: tuple[str, ...] = GIVEN_CAPTIONS  # all are kept, the first that says anything becomes text
@@ -31,32 +33,32 @@ class DatasetConfig:
     seed: int = 1  # of the rendered world and of every random map parameter
     eval_size: int = 256  # held-out samples, the same for every size
     image_size: int = 128  # pixels, square
-    image_format: Literal["auto", "png", "jpeg"] = "auto"  # jpeg: quality 95, 4:4:4; auto: png for tabletop, else jpeg
+    image_format: Literal["auto", "png", "jpeg"] = "auto"  # jpeg: quality 95, 4:4:4; auto: png for renders, else jpeg
     out: Path = Path("data")
     workers: int = 2  # local Dask processes; 0: no cluster, work in this process
     scheduler: str = ""  # address of a running Dask scheduler, e.g. tcp://host:8786; empty: a local cluster
     block: int = 256  # candidates a task and a shard
     eval_share: float = 0.0  # share of all keys kept for evaluation; 0: 1/32 of tabletop, a tenth of anything else
-    screen: str = "auto"  # thresholds: off, render, default, strict; auto: render for tabletop, else default
+    screen: str = "auto"  # thresholds: off, render, default, strict; auto: render for renders, else default
     threshold: dict[str, float] = field(default_factory=dict)  # single thresholds over those of screen: NAME VALUE ...
     weights: dict[str, str] = field(default_factory=dict)  # NAME PATH-or-hub-name of hed, blip, clip, nsfw ...
-    duplicates: Literal["auto", "on", "off"] = "auto"  # reject exact and near copies; auto: off for tabletop alone
+    duplicates: Literal["auto", "on", "off"] = "auto"  # reject exact and near copies; auto: off for renders alone
     decontaminate: str = ""  # another source (e.g. folder:PATH): nothing like its images is taken
     safe_rate: float = 0.75  # share of soft maps that are quantised so that they cannot leak (ControlNet 1.1)
-    license: str = "auto"  # of the images, for the card; auto: this package's for tabletop, else unknown
+    license: str = "auto"  # of the images, for the card; auto: this package's for renders, else unknown
     dry_run: bool = False  # print the plan and stop
     resolved_size: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check every value and resolve the automatic ones; raises CnlabError."""
-        tabletop = self.kind == "tabletop"
+        rendered = self.kind in RENDERED
         for name, value in {
             "resolved_size": parse_size(self.size),
             "eval_share": self.eval_share or EVAL_SHARE.get(self.kind, 0.1),
-            "image_format": ("png" if tabletop else "jpeg") if self.image_format == "auto" else self.image_format,
-            "screen": ("render" if tabletop else "default") if self.screen == "auto" else self.screen,
-            "license": ("apache-2.0" if tabletop else "unknown") if self.license == "auto" else self.license,
-            "duplicates": ("off" if tabletop else "on") if self.duplicates == "auto" else self.duplicates,
+            "image_format": ("png" if rendered else "jpeg") if self.image_format == "auto" else self.image_format,
+            "screen": ("render" if rendered else "default") if self.screen == "auto" else self.screen,
+            "license": ("apache-2.0" if rendered else "unknown") if self.license == "auto" else self.license,
+            "duplicates": ("off" if rendered else "on") if self.duplicates == "auto" else self.duplicates,
         }.items():
             object.__setattr__(self, name, value)
         _ = self.limits
@@ -95,7 +97,7 @@ class DatasetConfig:
     def folder(self) -> Path:
         """Where the dataset goes."""
         where = self.source.partition(":")[2].rstrip("/*")
-        base = self.source if self.source == "tabletop" else Path(where).name.replace(":", "-") or self.kind
+        base = self.source if self.source in RENDERED else Path(where).name.replace(":", "-") or self.kind
         made = f"{base}-{'-'.join(self.condition)}-{format_size(self.resolved_size)}-s{self.seed}"
         return self.out / (self.name or made)
 
@@ -117,6 +119,7 @@ class DatasetConfig:
             "limits": self.limits,
             "weights": {name: weights_identity(where) for name, where in sorted(self.weights.items())},
             **{k: getattr(self, k) for k in names},
+            **({"duplicate_rules": duplicates.RULES} if self.duplicates == "on" else {}),
         }
 
     def fingerprint(self, source_fingerprint: str, outside: str = "") -> str:

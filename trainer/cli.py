@@ -11,7 +11,6 @@ from trainer.config import TrainConfig
 from trainer.convergence.verdict import VerdictConfig, verdict
 from trainer.exchange.export import ExportConfig, ImportConfig, export, import_file
 from trainer.exchange.transfer import TransferConfig, transfer
-from trainer.sweep.plan import SweepConfig
 
 
 def _run(config: TrainConfig) -> None:
@@ -24,15 +23,8 @@ def _run(config: TrainConfig) -> None:
     print(run_training(config))
 
 
-def _sweep(config: SweepConfig) -> None:
-    from trainer.sweep.run import run_sweep
-
-    print(run_sweep(config))
-
-
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("run")]
-    | Annotated[SweepConfig, tyro.conf.subcommand("sweep")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[ImportConfig, tyro.conf.subcommand("import")]
     | Annotated[TransferConfig, tyro.conf.subcommand("transfer")]
@@ -44,8 +36,6 @@ def _main() -> None:
     command = tyro.cli(Command, prog="cnlab-train", description="Triplets to a trained ControlNet, and that elsewhere.")
     if isinstance(command, TrainConfig):
         _run(command)
-    elif isinstance(command, SweepConfig):
-        _sweep(command)
     elif isinstance(command, ExportConfig):
         print(export(command))
     elif isinstance(command, ImportConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,20 @@ def read_validation(folder: Path) -> pd.DataFrame:
     """validation.parquet of a run; empty before the first validation."""
     path = folder / "validation.parquet"
     return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+
+
+def read_log(folder: Path) -> pd.DataFrame:
+    """log.jsonl of a run; empty where there is none."""
+    path = folder / "log.jsonl"
+    if not path.is_file():
+        return pd.DataFrame()
+    try:
+        return pd.DataFrame([json.loads(line) for line in path.read_text().splitlines() if line.strip()])
+    except json.JSONDecodeError as error:
+        raise CnlabError(f"{path} is damaged ({error}); mend or delete it") from error
+
+
+def read_convergence(folder: Path) -> dict[str, Any]:
+    """The verdict of a run on its convergence; empty where there is none."""
+    path = folder / CONVERGENCE
+    return dict(read_json(path)) if path.is_file() else {}

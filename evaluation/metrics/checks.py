@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.contract.errors import CnlabError
 
 Floats = NDArray[np.float64]
+SMALL = 64  # samples; docs/evaluation-intervals.md
 
 
 def matrix(values: ArrayLike, name: str, least: int = 2) -> Floats:
@@ -34,6 +35,14 @@ def same_shape(first: Floats, second: Floats, names: str) -> None:
         )
 
 
+def feature_sets(x: ArrayLike, y: ArrayLike, name: str) -> tuple[Floats, Floats]:
+    """(N, D) and (M, D) float64, finite, at least two rows each; raises CnlabError otherwise."""
+    a, b = matrix(x, name), matrix(y, name)
+    if a.shape[1] != b.shape[1]:
+        raise CnlabError(f"{name}: features have {a.shape[1]} and {b.shape[1]} dimensions")
+    return a, b
+
+
 def _finite(array: Floats, name: str, least: int) -> Floats:
     if len(array) < least:
         raise CnlabError(f"{name}: {len(array)} samples, at least {least} are needed")
@@ -41,3 +50,15 @@ def _finite(array: Floats, name: str, least: int) -> Floats:
     if len(bad):
         raise CnlabError(f"{name}: sample {bad[0]} is not finite ({len(bad)} of {len(array)} are not)")
     return array
+
+
+def cautions(generated: int, reference: int, dimensions: int) -> list[str]:
+    """What has to stand beside a distance between so many samples of features so wide; [] where nothing has to."""
+    notes, least = [], min(generated, reference)
+    if least < dimensions:
+        notes.append(f"{least} samples are fewer than {dimensions} features: the Frechet distance is biased upwards")
+    if least < SMALL:
+        notes.append(f"n = {least}: intervals of set distances were checked from {SMALL} samples up")
+    if generated != reference:
+        notes.append(f"{generated} pictures against {reference}: compare only values of the same two sizes")
+    return notes

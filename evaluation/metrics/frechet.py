@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from evaluation.metrics.bootstrap import LEAST, SEED, Estimate, group_jackknife
-from evaluation.metrics.checks import Floats, matrix
-from pipeline.contract.errors import CnlabError
+from evaluation.metrics.checks import Floats, feature_sets
+from evaluation.metrics.intervals import Difference, Estimate, SetDistance, set_difference
+
+NEGLIGIBLE = 1e-12  # of the largest eigenvalue: below, a direction has no variance and no inverse
 
 
 def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
@@ -40,71 +41,80 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", NeurIPS 2017, equation 6. Dowson and Landau, 1982.
     Bias: Chong and Forsyth, "Effectively Unbiased FID", CVPR 2020.
     """
-    a, b = _pair(x, y)
+    return frechet_set_distance(x, y).value
+
+
+def frechet_set_distance(x: ArrayLike, y: ArrayLike) -> SetDistance:
+    """`frechet_distance` with the infinitesimal jackknife values of every sample, at the cost of one decomposition.
+
+    A sample's value is the derivative of the distance by that sample's weight in its set. With f the centred
+    feature, s the shift of the means and r the derivative of the root, it is 2 s.f + f.f - 2 r (for y: -2 s.f ...).
+    Nothing is deleted in turns, so the bias of turns of unequal n is no matter (it made intervals 3.2 times too wide).
+
+    References
+    ----------
+    Jaeckel, "The infinitesimal jackknife", Bell Laboratories 1972. Derivative of the root: Bhatia, Jain and Lim,
+    "On the Bures-Wasserstein distance between positive definite matrices", Expositiones Mathematicae 2019, section 3.
+    """
+    a, b = feature_sets(x, y, "Frechet distance")
+    n, m = len(a), len(b)
     shift = a.mean(axis=0) - b.mean(axis=0)
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    n, m = len(a), len(b)
-    traces = np.square(a).sum() / (n - 1) + np.square(b).sum() / (m - 1)
-    if min(n, m) < a.shape[1]:
-        root = _nuclear(a @ b.T) / np.sqrt((n - 1) * (m - 1))
-    else:
-        root = _trace_root(a.T @ a / (n - 1), b.T @ b / (m - 1))
-    return max(float(shift @ shift + traces - 2 * root), 0.0)
+    length_a, length_b = np.square(a).sum(axis=1), np.square(b).sum(axis=1)
+    root, root_a, root_b = (_by_samples if min(n, m) < a.shape[1] else _by_dimensions)(a, b)
+    value = shift @ shift + length_a.sum() / (n - 1) + length_b.sum() / (m - 1) - 2 * root
+    of_a, of_b = 2 * a @ shift + length_a - 2 * root_a, -2 * b @ shift + length_b - 2 * root_b
+    return SetDistance(max(float(value), 0.0), of_a - of_a.mean(), of_b - of_b.mean())
 
 
-def frechet_estimate(x: ArrayLike, y: ArrayLike, seed: int = SEED) -> Estimate:
-    """`frechet_distance` with a delete-a-group jackknife interval; n is the smaller number of samples.
+def frechet_estimate(x: ArrayLike, y: ArrayLike, paired: bool | None = None) -> Estimate:
+    """`frechet_distance` with its jackknife interval; n is the smaller number of samples.
 
     The interval describes the spread over samples around the biased value; it does not move it towards the value of
-    infinitely many. Sets of equal length are taken as paired (same scenes), and lose the same rows in each turn;
-    otherwise each set loses its own share.
+    infinitely many. ``paired``: row i of both is one scene; by default where both are equally long.
     """
-    a, b = _pair(x, y)
-    n, m = len(a), len(b)
-    longer = max(n, m)
-    if min(n, m) < LEAST:
-        return Estimate(frechet_distance(a, b), None, None, min(n, m))
-    if min(n, m) < a.shape[1] and longer <= 4096:  # Gram matrices of at most 128 MiB each make every turn cheap
-        gram = _Gram(a, b)
-        found = group_jackknife(lambda keep: gram.distance(keep[keep < n], keep[keep < m]), longer, seed)
-    else:
-        found = group_jackknife(lambda keep: frechet_distance(a[keep[keep < n]], b[keep[keep < m]]), longer, seed)
-    return Estimate(found.value, None if found.low is None else max(found.low, 0.0), found.high, min(n, m))
+    distance = frechet_set_distance(x, y)
+    return distance.estimate(len(distance.of_x) == len(distance.of_y) if paired is None else paired, least=0.0)
 
 
-class _Gram:
-    """All inner products, from which the distance between any two subsets follows without the features."""
+def frechet_difference(first: ArrayLike, second: ArrayLike, reference: ArrayLike) -> Difference:
+    """Frechet distance of ``first`` less that of ``second``, (N, D) pictures of the same scenes, to one reference.
 
-    def __init__(self, x: Floats, y: Floats) -> None:
-        # The distance does not change under a common shift; without one the traces below would cancel badly.
-        centre = (x.sum(axis=0) + y.sum(axis=0)) / (len(x) + len(y))
-        x, y = x - centre, y - centre
-        self.xx, self.xy, self.yy = x @ x.T, x @ y.T, y @ y.T
-
-    def distance(self, i: NDArray[np.intp], j: NDArray[np.intp]) -> float:
-        xx, yy, xy = self.xx[np.ix_(i, i)], self.yy[np.ix_(j, j)], self.xy[np.ix_(i, j)]
-        n, m = len(i), len(j)
-        shift = xx.mean() + yy.mean() - 2 * xy.mean()
-        traces = (np.trace(xx) - n * xx.mean()) / (n - 1) + (np.trace(yy) - m * yy.mean()) / (m - 1)
-        centred = xy - xy.mean(axis=0) - xy.mean(axis=1, keepdims=True) + xy.mean()
-        return max(float(shift + traces - 2 * _nuclear(centred) / np.sqrt((n - 1) * (m - 1))), 0.0)
+    Both have the same N, so most of their bias drops out of the difference.
+    """
+    return set_difference(frechet_set_distance(first, reference), frechet_set_distance(second, reference))
 
 
-def _pair(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
-    a, b = matrix(x, "Frechet distance"), matrix(y, "Frechet distance")
-    if a.shape[1] != b.shape[1]:
-        raise CnlabError(f"Frechet distance: features have {a.shape[1]} and {b.shape[1]} dimensions")
-    return a, b
+def _by_samples(a: Floats, b: Floats) -> tuple[float, Floats, Floats]:
+    """Root and its derivatives by the weights of a (N,) and b (M,), from the (N, M) matrix of inner products.
+
+    With M = U s V^T scaled by the weights' roots, the derivative by weight i is N (U s U^T)_ii / 2.
+    """
+    left, values, right = np.linalg.svd(a @ b.T, full_matrices=False)
+    values /= np.sqrt((len(a) - 1) * (len(b) - 1))
+    return float(values.sum()), np.square(left) @ values * len(a) / 2, np.square(right.T) @ values * len(b) / 2
 
 
-def _nuclear(product: Floats) -> float:
-    """Sum of singular values."""
-    return float(np.linalg.svd(product, compute_uv=False).sum())
+def _by_dimensions(a: Floats, b: Floats) -> tuple[float, Floats, Floats]:
+    """The same from the (D, D) covariances S and T, with R = (S^1/2 T S^1/2)^1/2.
+
+    The derivative by S is S^-1/2 R S^-1/2 / 2, by T it is S^1/2 R^-1 S^1/2 / 2.
+    """
+    values, vectors = np.linalg.eigh(a.T @ a / (len(a) - 1))
+    scaled = vectors * np.sqrt(np.clip(values, 0, None))  # S^1/2 turned by the eigenvectors: no zero is lost
+    inner = scaled.T @ (b.T @ b / (len(b) - 1)) @ scaled
+    squares, turned = np.linalg.eigh((inner + inner.T) / 2)
+    turned = vectors @ turned
+    half, inverse = _power(values, vectors, 0.5), _power(values, vectors, -0.5)
+    by_s = inverse @ _power(squares, turned, 0.5) @ inverse
+    by_t = half @ _power(squares, turned, -0.5) @ half
+    root = float(np.sqrt(np.clip(squares, 0, None)).sum())
+    return root, ((a @ by_s) * a).sum(axis=1) / 2, ((b @ by_t) * b).sum(axis=1) / 2
 
 
-def _trace_root(s: Floats, t: Floats) -> float:
-    """tr((S T)^(1/2)) of two positive semi-definite (D, D) matrices."""
-    values, vectors = np.linalg.eigh(s)
-    half = vectors * np.sqrt(np.clip(values, 0, None))  # S = half half^T
-    inner = half.T @ t @ half  # has the eigenvalues of S T
-    return float(np.sqrt(np.clip(np.linalg.eigvalsh((inner + inner.T) / 2), 0, None)).sum())
+def _power(values: Floats, vectors: Floats, exponent: float) -> Floats:
+    """Symmetric power of a positive semi-definite matrix; directions without variance stay 0."""
+    there = values > NEGLIGIBLE * values[-1]
+    powers = np.zeros_like(values)
+    powers[there] = values[there] ** exponent
+    return np.asarray((vectors * powers) @ vectors.T)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evaluation.metrics.bootstrap import LEVEL, RESAMPLES, SEED, Estimate
 from evaluation.metrics.checks import Floats, same_shape, vector
+from evaluation.metrics.intervals import LEVEL, RESAMPLES, SEED, Estimate
 from pipeline.contract.errors import CnlabError
 
 

@@ -1,4 +1,4 @@
-"""The report: one HTML page without a network, from the table and the figures of each run."""
+"""The report: one HTML page without a network, from the table and the figures of each evaluation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.report.figures import INDEX, arm_of, draw_bars
-from evaluation.report.words import meanings, words
+from evaluation.report.figures import INDEX, draw_learning, draw_points
+from evaluation.report.words import interval, meanings, number, verdict, words
 from evaluation.results import read_results
+from evaluation.scores import DIFFERENCE, FLOOR
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic, read_json
 from pipeline.contract.identity import code_version
@@ -16,38 +17,42 @@ from pipeline.contract.identity import code_version
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Arms in the order of the table's columns: what is judged, its floor, its ceiling, and the rest.
+#: Arms in the order of the table's columns.
 HEADINGS = {
     "control": "ControlNet, true map",
-    "shuffled": "another's map (floor)",
-    "real": "real pictures (ceiling)",
+    "folder": "pictures",
+    "shuffled": "ControlNet, another's map",
     "prior": "no ControlNet",
-    "real/vae": "real, through the autoencoder",
+    "autoencoder": "real, through the autoencoder",
+    "real": "real pictures",
 }
+MIME = {".png": "image/png", ".csv": "text/csv"}
+MOST_LEARNING = 6  # panels of learning curves
 
 
 def write_report(results: Path) -> Path:
-    """Write ``report.html`` and ``figures/metrics.png`` below ``results``; raises CnlabError when there is nothing."""
+    """Write ``report.html`` and its figures below ``results``; raises CnlabError when there is nothing to report."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     table = read_results(results)
     if table.empty:
-        raise CnlabError(f"{results} holds no results yet; run make eval first")
-    metrics = results / "figures" / "metrics.png"
-    draw_bars([(words(str(name)), rows) for name, rows in table.groupby("metric")], metrics)
-    runs = [_run_section(index.parent, table) for index in sorted(results.glob(f"figures/*/{INDEX}"))]
+        raise CnlabError(f"{results} holds no results yet; run cnlab-eval --run runs/ID first")
+    sections = [_section(index.parent, table) for index in sorted(results.glob(f"figures/*/{INDEX}"))]
     environment = Environment(
         loader=PackageLoader("evaluation.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("report.html").render(
-        runs=runs,
+        sections=sections,
         headings=HEADINGS,
-        others=sorted(set(map(str, table.run)) - {name for run in runs for name in run["names"]}),
-        metrics=_inline(metrics),
+        points=_points(results, table),
+        learning=_learning(results, table),
+        differences=_differences(table),
         datasets=sorted(set(map(str, table.dataset))),
+        rows=len(table),
         code=code_version(),
         meanings=meanings(set(map(str, table.metric))),
+        csv=_inline(results / "results.csv"),
     )
     path = results / "report.html"
     with atomic(path) as temporary:
@@ -55,59 +60,112 @@ def write_report(results: Path) -> Path:
     return path
 
 
-def _run_section(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
-    """What the template needs for one run: headline table, tiles as data URIs, curves, facts."""
+def _section(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
+    """What the template needs for one evaluation."""
     index = read_json(folder / INDEX)
-    run = index["run"]
-    names = ["real", "real/vae", run, f"{run}/prior", f"{run}/shuffled"]
-    own = table[table.run.isin(names) & (table.condition == index["condition"])]
-    metrics = list(dict.fromkeys(own.metric.sort_values()))
+    own = _rows_of(index, table)
+    main = index["measure"]
+    metrics = sorted(set(map(str, own.metric)), key=lambda m: (not m.startswith(main) if main else False, m))
+    first = own[own.gen_seed.isna() | (own.gen_seed == index["groups"][0])]
+    for tile in index["tiles"]:
+        for file in tile["files"]:
+            file["uri"] = _inline(folder / Path(file["file"]).name)
+            file["score"] = "" if file["score"] is None else number(file["score"])
     return {
-        "verdict": "",  # of runs that were evaluated before it was told here
         **index,
-        "names": names,
-        "arms": [arm for arm in HEADINGS if any(arm_of(str(name)) == arm for name in own.run)],
-        "table": [(words(str(m)), _cells(own[own.metric == m])) for m in metrics],
-        "tiles": [
-            {**tile, "images": {name: _inline(folder / Path(file).name) for name, file in tile["files"]}}
-            for tile in index["tiles"]
-        ],
+        "anchor": folder.name,
+        "measure_words": words(main) if main else "",
+        "verdict": verdict(first, index["subject"]),
+        "arms": [arm for arm in HEADINGS if (own.arm == arm).any()],
+        "table": [(words(m), _better(own, m), _cells(own[own.metric == m])) for m in metrics],
         "curves": _inline(folder / "curves.png") if index["curves"] else None,
     }
 
 
-def _cells(rows: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
-    """Arm -> (value, interval) as text, one for each generation seed."""
-    cells: dict[str, list[tuple[str, str]]] = {}
-    for row in rows.sort_values("gen_seed").to_dict("records"):
-        cells.setdefault(arm_of(str(row["run"])), []).append((_number(row["value"]), _interval(row)))
+def _rows_of(index: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of an evaluation: its subjects on its dataset, by its recipe and model, the largest n of each."""
+    rows = table[
+        table.run.isin(index["subjects"])
+        & (table.dataset == index["dataset"])
+        & (table.condition == index["condition"])
+        & table.against.isna()
+        & (table.model.isna() | (table.model == index["model"]))
+        & (table.recipe.isna() | (table.arm == "prior") | (table.recipe == index["recipe"]["label"]))
+    ]
+    same = ["run", "metric", "gen_seed"]
+    latest: pd.DataFrame = rows.sort_values("n", kind="stable").drop_duplicates(same, keep="last")
+    return latest
+
+
+def _better(rows: pd.DataFrame, metric: str) -> str:
+    """An arrow to where better is; none for a floor, which is no achievement."""
+    if metric.endswith(FLOOR):
+        return ""
+    return "↑" if bool(rows[rows.metric == metric].higher_is_better.iloc[0]) else "↓"
+
+
+def _cells(rows: pd.DataFrame) -> dict[str, list[tuple[str, str, str]]]:
+    """Arm -> (value, interval, n) as text, one for each generation seed."""
+    cells: dict[str, list[tuple[str, str, str]]] = {}
+    for row in rows.sort_values("gen_seed").itertuples():
+        cells.setdefault(str(row.arm), []).append((number(float(row.value)), interval(row), f"n = {row.n}"))  # type: ignore[arg-type]
     return cells
 
 
-def _number(value: float) -> str:
-    """Three significant digits, no exponent: 0.42, 11.9, 458."""
-    size = abs(value)
-    return (
-        f"{value:.0f}"
-        if size >= 100
-        else f"{value:.1f}"
-        if size >= 10
-        else f"{value:.2f}"
-        if size >= 1
-        else f"{value:.3f}"
-    )
+def _points(results: Path, table: pd.DataFrame) -> str:
+    """Every row of the table as a point with its interval, a panel a metric."""
+    own = table[table.against.isna() & ~table.metric.str.endswith(FLOOR)].copy()
+    own["label"] = _labels(own)
+    path = results / "figures" / "metrics.png"
+    draw_points([(words(str(name)), rows) for name, rows in own.groupby("metric")], path)
+    return _inline(path)
 
 
-def _interval(row: dict[Any, Any]) -> str:
-    import pandas as pd
+def _labels(rows: pd.DataFrame) -> list[str]:
+    """Subjects; with what tells them apart where one occurs more than once in a metric."""
+    twice = rows.duplicated(["run", "metric"], keep=False)
+    tells = [n for n in ("dataset", "condition", "model", "recipe", "step", "gen_seed", "n") if rows[n].nunique() > 1]
+    return [
+        str(row.run)
+        + (f" ({', '.join(str(row[name]) for name in tells if str(row[name]) != '<NA>')})" if again else "")
+        for (_, row), again in zip(rows.iterrows(), twice, strict=True)
+    ]
 
-    return "" if pd.isna(row["ci_low"]) else f"[{_number(row['ci_low'])}, {_number(row['ci_high'])}]"
+
+def _learning(results: Path, table: pd.DataFrame) -> str:
+    """Value against the number of training samples, where several sizes are there; else ""."""
+    own = table[(table.arm == "control") & table.subset_size.notna() & table.against.isna()]
+    own = own[~own.metric.str.endswith(FLOOR)]
+    groups = [(words(str(name)), rows) for name, rows in own.groupby("metric") if rows.subset_size.nunique() > 1][
+        :MOST_LEARNING
+    ]
+    if not groups:
+        return ""
+    path = results / "figures" / "learning.png"
+    draw_learning(groups, path)
+    return _inline(path)
+
+
+def _differences(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Rows of `cnlab-eval compare` and of studies, as text."""
+    rows: list[Any] = list(table[table.against.notna()].itertuples())
+    return [
+        {
+            "subject": str(row.run),
+            "against": str(row.against),
+            "metric": words(str(row.metric).removesuffix(DIFFERENCE)),
+            "value": f"{row.value:+.3g}" if str(row.metric).endswith(DIFFERENCE) else number(float(row.value)),
+            "interval": interval(row),
+            "n": str(row.n),
+        }
+        for row in rows
+    ]
 
 
 def _inline(path: Path) -> str:
-    """A PNG file as a data URI, so that the page can be mailed as one file."""
+    """A file as a data URI, so that the page can be mailed as one file."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise CnlabError(f"{path} is missing; evaluate that run again") from error
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+        raise CnlabError(f"{path} is missing; evaluate that subject again") from error
+    return f"data:{MIME[path.suffix]};base64," + base64.b64encode(data).decode()

@@ -1,55 +1,178 @@
-"""Names and explanations of the metrics, for people."""
+"""Names and explanations of the metrics, and what a table says, in sentences."""
 
 from __future__ import annotations
 
-#: Key in the table, or what it contains; title; explanation.
-EDGES = (
-    (
-        "_f1_0px",
-        "Edge F1 at 0 px",
-        "The condition is extracted from each picture again, with the parameters of its own map, and compared pixel by "
-        "pixel. 1 is perfect. A line that is one pixel off counts as missed.",
+from typing import TYPE_CHECKING, Any
+
+from evaluation.scores import FLOOR, NORMALISED
+from evaluation.subjects import AUTOENCODER
+from pipeline.fidelity import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Suffix of a fidelity metric; its title; its explanation.
+MEASURES = {
+    "f1_0px": ("F1, exact", "edges are extracted from the picture again and compared pixel by pixel (ControlNet++)"),
+    "f1_2px": ("F1 within 2 px", "the same, but an edge within two pixels counts"),
+    "precision": (
+        "edge precision",
+        "share of the picture's edge pixels matched one to one with the map's, within .75 % of the diagonal (BSDS)",
     ),
-    ("_f1_2px", "Edge F1 at 2 px", "The same, but an edge within two pixels counts as found."),
-    (
-        "_normalised",
-        "Normalised F1",
-        "0 is what a wrong map gets, 1 is what the real pictures get. The interval takes in the spread of all three.",
-    ),
-)
+    "recall": ("edge recall", "share of the map's edge pixels so matched"),
+    "f1": ("edge F1", "harmonic mean of the two"),
+    "ssim": ("SSIM", "structural similarity of the map and the one extracted from the picture"),
+    "ms_ssim": ("MS-SSIM", "the same at five scales"),
+    "psnr": ("PSNR, dB", "peak signal-to-noise ratio of the two maps, at most 100"),
+    "rmse": ("RMSE", "root mean squared error in 8-bit units"),
+    "scale_invariant": ("scale-invariant error", "spread of the difference of logarithms (Eigen et al., 2014)"),
+    "angle": ("angle, degrees", "mean angle between normals"),
+    "miou": ("mIoU", "intersection over union, mean over the classes of either map"),
+    "lab_error": ("colour error", "mean distance in CIE Lab"),
+    "colour_distance": ("colour distance", "distance of colour statistics in CIE Lab"),
+}  # fmt: skip
 EXACT = {
     "clip_score": (
-        "CLIP score ↑",
+        "CLIP score",
         "Agreement of picture and caption: 100 times the cosine of their CLIP embeddings, 0 where negative. Only "
         "values of the same CLIP model can be compared.",
     ),
     "fd_lite0": (
-        "Fréchet distance (Lite0) ↓",
-        "Distance of the generated pictures to the real ones as sets, in features of an ImageNet EfficientNet. "
-        "This is not FID. It falls with the number of pictures: compare equal n only. The column of real pictures "
-        "says what two real sets differ by: training pictures against these.",
+        "Fréchet distance (Lite0)",
+        "Distance of the pictures to the real ones as sets, in features of an ImageNet EfficientNet. This is not FID. "
+        "It falls with the number of pictures: compare equal n only. For real pictures: training pictures against "
+        "these.",
     ),
     "kid_lite0": (
-        "Kernel distance (Lite0) ×1000 ↓",
+        "Kernel distance (Lite0) ×1000",
         "The same question without that bias, times 1000; around 0 for equal sets, so it can be negative.",
     ),
-    "fid": ("FID ↓", "Fréchet distance in Inception features. Biased upwards at small n: compare equal n only."),
-    "kid": ("KID ×1000 ↓", "Kernel distance in Inception features, times 1000; unbiased."),
-}
+    "fid": ("FID", "Fréchet distance in Inception features. Biased upwards at small n: compare equal n only."),
+    "kid": ("KID ×1000", "Kernel distance in Inception features, times 1000; unbiased."),
+    "study_win_rate": ("win rate in the study", "Share of votes that the subject won, a tie counting half."),
+}  # fmt: skip
+
+
+def split_metric(metric: str) -> tuple[str, str, str]:
+    """(condition, measure, suffix) of a fidelity metric, such as (canny, f1_2px, _floor); else (``metric``, "", "")."""
+    suffix = next((end for end in (FLOOR, NORMALISED) if metric.endswith(end)), "")
+    plain = metric.removesuffix(suffix)
+    for name in sorted(MEASURES, key=len, reverse=True):
+        if plain.endswith(f"_{name}"):
+            return plain.removesuffix(f"_{name}"), name, suffix
+    return metric, "", ""
 
 
 def words(metric: str) -> str:
-    """``canny_f1_2px_normalised`` -> ``canny F1 at 2 px, normalised``, with an arrow to where better is."""
+    """``canny_f1_2px_normalised`` -> ``canny F1 within 2 px, normalised``."""
     if metric in EXACT:
         return EXACT[metric][0]
-    condition, found, rest = metric.partition("_f1_")
-    if not found:
+    condition, measure, suffix = split_metric(metric)
+    if not measure:
         return metric
-    radius, _, tail = rest.partition("px")
-    return f"{condition} F1 at {radius} px{', normalised' if tail else ''} ↑"
+    tail = {FLOOR: ", on other samples' maps", NORMALISED: ", normalised"}.get(suffix, "")
+    return f"{condition} {MEASURES[measure][0]}{tail}"
 
 
 def meanings(metrics: set[str]) -> list[tuple[str, str]]:
     """(title, explanation) of the metrics that occur."""
-    edges = [(title, text) for part, title, text in EDGES if any(part in metric for metric in metrics)]
-    return edges + [about for metric, about in EXACT.items() if metric in metrics]
+    measures = {split_metric(metric)[1] for metric in metrics}
+    lines = [(title, text[0].upper() + text[1:] + ".") for name, (title, text) in MEASURES.items() if name in measures]
+    if any(metric.endswith(FLOOR) for metric in metrics):
+        floor = "The floor: what the subject's own pictures score against maps that they were not made from."
+        lines.append(("on other samples' maps", floor))
+    if any(metric.endswith(NORMALISED) for metric in metrics):
+        scale = "0 is the subject's own floor, 1 what real pictures reach through the base model's autoencoder. "
+        lines.append(("normalised", scale + "The interval takes in the spread of all three."))
+    return lines + [EXACT[metric] for metric in EXACT if metric in metrics]
+
+
+def verdict(rows: pd.DataFrame, subject: str) -> list[str]:
+    """What the rows of one evaluation say about ``subject``, in sentences that follow from values and intervals alone.
+
+    ``rows``: of one dataset, condition, generation group and n: the subject's and those it is set beside.
+    """
+    own = _by_metric(rows, subject)
+    return [
+        line for line in (_obedience(own, subject), _against_prior(rows, own, subject), _likeness(rows, own)) if line
+    ]
+
+
+def _by_metric(rows: pd.DataFrame, subject: str) -> dict[str, Any]:
+    return {str(row.metric): row for row in rows[rows.run == subject].itertuples()}
+
+
+def _obedience(own: dict[str, Any], subject: str) -> str:
+    name = next((m for m in own if m.endswith(FLOOR)), "")
+    if not name:
+        return f"How far {subject} obeys its maps was not measured."
+    plain = name.removesuffix(FLOOR)
+    value, floor = own[plain], own[name]
+    measure = words(plain)
+    better = _apart(value, floor, split_metric(plain)[1] in LOWER_IS_BETTER)
+    facts = f"{measure} {_value(value)} on its own maps, {_value(floor)} on other samples'"
+    if better is None:
+        return f"{subject} cannot be told from one that ignores its maps: {facts}."
+    if not better:
+        return f"{subject} obeys its maps less than chance would: {facts}."
+    scaled = own.get(plain + NORMALISED)
+    if scaled is None:
+        return f"{subject} obeys its maps: {facts}."
+    share = float(scaled.value)
+    degree = "fully" if share >= 0.9 else "largely" if share >= 0.6 else "in part" if share >= 0.25 else "only a little"
+    way = f"{100 * share:.0f} % of the way from chance to what the autoencoder allows {interval(scaled)}"
+    return f"{subject} obeys its maps {degree}: {way}; {facts}."
+
+
+def _against_prior(rows: pd.DataFrame, own: dict[str, Any], subject: str) -> str:
+    prior = _by_metric(rows, f"{subject}/prior")
+    if "clip_score" not in own or "clip_score" not in prior:
+        return ""
+    a, b = own["clip_score"], prior["clip_score"]
+    better = _apart(a, b, False)
+    facts = f"CLIP score {_value(a)} against {_value(b)}"
+    if better is None:
+        return f"No difference to the base model alone is seen in how captions are followed: {facts}."
+    return f"Its captions are followed {'better' if better else 'less well'} than by the base model alone: {facts}."
+
+
+def _likeness(rows: pd.DataFrame, own: dict[str, Any]) -> str:
+    name = next((m for m in own if m.startswith("kid")), "")
+    best = _by_metric(rows, AUTOENCODER)
+    if not name or name not in best:
+        return ""
+    a, b = own[name], best[name]
+    better = _apart(a, b, True)
+    facts = f"kernel distance {_value(a)}, of real pictures through the autoencoder {_value(b)}"
+    if better is None:
+        return f"As a set its pictures cannot be told from the best that the autoencoder allows: {facts}."
+    place = "closer to" if better else "farther from"
+    return f"As a set its pictures are {place} real ones than the autoencoder's: {facts}."
+
+
+def _apart(a: Any, b: Any, lower_is_better: bool) -> bool | None:
+    """Whether a is better than b; None where their intervals overlap or one is missing."""
+    import pandas as pd
+
+    limits = (a.ci_low, a.ci_high, b.ci_low, b.ci_high)
+    if any(pd.isna(limit) for limit in limits):
+        return None
+    above, below = limits[0] > limits[3], limits[1] < limits[2]
+    return None if not above and not below else bool(above != lower_is_better)
+
+
+def _value(row: Any) -> str:
+    return f"{number(float(row.value))} {interval(row)}".strip()
+
+
+def number(value: float) -> str:
+    """Three significant digits, no exponent: 0.42, 11.9, 458."""
+    digits = next((d for least, d in ((100, 0), (10, 1), (1, 2)) if abs(value) >= least), 3)
+    return f"{value:.{digits}f}"
+
+
+def interval(row: Any) -> str:
+    """``[low, high]`` of a row, "" where it has none."""
+    import pandas as pd
+
+    return "" if pd.isna(row.ci_low) else f"[{number(row.ci_low)}, {number(row.ci_high)}]"

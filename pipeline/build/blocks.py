@@ -12,7 +12,7 @@ from pipeline.config import DatasetConfig
 from pipeline.contract.dataset import Shard
 from pipeline.contract.identity import sha256_file
 from pipeline.contract.pictures import decode_image
-from pipeline.screen.duplicates import Mark, Twin, perceptual_hash, pixel_hash, reason_of
+from pipeline.screen.duplicates import Mark, Twin, look_of, pack_look, perceptual_hash, pixel_hash, reason_of
 from pipeline.screen.thumbs import thumbnail
 from pipeline.sources import Rejected, open_source
 
@@ -88,8 +88,9 @@ def settle_block(
             row = table.slice(at, 1).to_pylist()[0]
             reason, detail = reason_of(twin)
             named = {name: row[name] for name in ("key", "rank", "split", "sha256", "phash")}
-            small = thumbnail(decode_image(row["image"]["bytes"]))
-            rejects.append({**named, "reason": reason, "detail": detail, "thumbnail": small})
+            image = decode_image(row["image"]["bytes"])
+            look = pack_look(look_of(image, row["phash"]))
+            rejects.append({**named, "look": look, "reason": reason, "detail": detail, "thumbnail": thumbnail(image)})
     kept = [at for at, rank in enumerate(ranks) if rank not in twins]
     if len(kept) > room:
         kept = kept[:room]
@@ -108,5 +109,6 @@ def hash_images(spec: str, config: DatasetConfig, keys: tuple[str, ...]) -> list
             image = square(source.load(key).image, config.image_size)
         except Rejected:
             continue
-        marks.append(Mark(number, key, pixel_hash(image), perceptual_hash(image)))
+        phash = perceptual_hash(image)
+        marks.append(Mark(number, key, pixel_hash(image), phash, look_of(image, phash)))
     return marks

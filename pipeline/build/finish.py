@@ -53,6 +53,7 @@ def seal(
     for part in (_write_rejects_pages, _write_contact, _soft_leaks):
         pool.submit(part, folder, files, config.condition)
     from pipeline.report.card import write_card  # imported by `Job.run` meanwhile
+    from pipeline.report.croissant import write_croissant
 
     header = {
         "format": FORMAT,
@@ -72,6 +73,7 @@ def seal(
     for _ in range(3):
         header |= pool.result()
     write_card(folder, header)
+    write_croissant(folder, header)
     write_json(folder / HEADER, header)
     return header
 

@@ -71,7 +71,9 @@ def build(config: DatasetConfig) -> dict[str, Any]:
         ]
         print(f"{folder}: {config.resolved_size} train + {config.eval_size} eval samples", flush=True)
         with open_pool(config) as pool:
-            job = Job(config, identity, pool, Ledger(folder / LEDGER), Index(int(config.limits["duplicate_bits"])))
+            limits = config.limits
+            index = Index(int(limits["duplicate_bits"]), int(limits["mirror_bits"]), limits["min_crop_fit"])
+            job = Job(config, identity, pool, Ledger(folder / LEDGER), index)
             if config.decontaminate:
                 _add_outside(pool, config, job.index)
             return seal(config, about, identity, job.run(splits), pool)

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.contract.files import atomic
+from pipeline.contract.pictures import decode_image
 from pipeline.contract.schema import shard_schema
-from pipeline.screen.duplicates import Mark
+from pipeline.screen.duplicates import Look, Mark, look_of, unpack_look
 
 BLOCK_KEY, FINGERPRINT_KEY, REJECTS_KEY = b"cnlab_block", b"cnlab_fingerprint", b"cnlab_rejects"
 
@@ -61,7 +62,15 @@ def _rejects(metadata: dict[bytes, bytes]) -> list[dict[str, Any]]:
 
 def read_marks(path: Path) -> tuple[list[Mark], set[int]]:
     """Marks of a shard's rows and of its rejected copies, in rank order; and the ranks of the latter."""
-    file = pq.read_table(path, columns=list(Mark._fields))
+    names = [name for name in Mark._fields if name != "look"]
+    file = pq.read_table(path, columns=[*names, "image"])
     copies = [r for r in _rejects(file.schema.metadata) if r.get("phash")]
-    marks = [Mark(**{name: row[name] for name in Mark._fields}) for row in (*file.to_pylist(), *copies)]
-    return sorted(marks), {r["rank"] for r in copies}
+    marks = [Mark(**{name: row[name] for name in names}, look=_look(row)) for row in (*file.to_pylist(), *copies)]
+    return sorted(marks, key=lambda mark: mark.rank), {r["rank"] for r in copies}
+
+
+def _look(row: dict[str, Any]) -> Look | None:
+    """Of a row by its pixels, of a rejected copy as it was written down; None where duplicates are not looked for."""
+    if "look" in row:
+        return unpack_look(base64.b85decode(row["look"]))
+    return look_of(decode_image(row["image"]["bytes"]), row["phash"]) if row["phash"] else None

@@ -89,6 +89,26 @@ class Triplets:
             start = stop
         return pa.concat_tables(parts)
 
+    def take(self, split: str, columns: list[str], indices: list[int]) -> pa.Table:
+        """Rows of ``split`` by their index in rank order, in the order of ``indices``; a shard at a time is read."""
+        order = sorted(range(len(indices)), key=lambda i: indices[i])
+        parts, start, done = [], 0, 0
+        for shard in self.header["shards"]:
+            if shard["split"] != split:
+                continue
+            stop = start + int(shard["rows"])
+            inside = []
+            while done < len(order) and indices[order[done]] < stop:
+                inside.append(indices[order[done]] - start)
+                done += 1
+            if inside:
+                parts.append(pq.read_table(self.folder / shard["file"], columns=columns).take(inside))
+            start = stop
+        if done < len(order):
+            raise CnlabError(f"{self.folder} has {start} {split} samples, sample {indices[order[done]]} was asked for")
+        places = sorted(range(len(order)), key=lambda i: order[i])
+        return pa.concat_tables(parts).take(places)
+
 
 def first_rows(folder: Path, shards: list[dict[str, Any]], split: str, count: int, columns: list[str]) -> list[Any]:
     """The first ``count`` rows of a split, in rank order."""

@@ -13,7 +13,7 @@ A reason and the thresholds behind it:
 | caption_empty, caption_too_long, caption_not_text | min_caption, max_caption, min_letters |
 | map_empty, map_saturated, map_inverted | min_map_share, max_map_share, max_light |
 | map_misaligned | max_shift_gain, min_map_fit (maps that came with the source) |
-| near_duplicate, contaminated | duplicate_bits |
+| near_duplicate, mirrored_copy, cropped_copy, contaminated | duplicate_bits, mirror_bits, min_crop_fit |
 | caption_mismatch, nsfw | min_clip, max_nsfw (only with weights) |
 
 Where a value says "measured", it is on crops of scikit-image's photographs, clean and with the fault planted
@@ -46,6 +46,8 @@ DEFAULT = {
     # exact depth, normal and segment maps of renders: right ones <= 0.2 in 99 %, moved or mirrored > 0.2 in 80 to 100 %
     "min_map_fit": 0.08,  # correlation of a given map's structure with the image's; measured: right ones >= 0.1
     "duplicate_bits": 40.0,  # of 256; measured: JPEG quality 30 <= 38, overlapping crops >= 62, strangers about 128
+    "mirror_bits": 40.0,  # of 256, in canonical orientation; measured on 400 disjoint crops: see docs/log.md
+    "min_crop_fit": 0.9,  # share of a crop's variance that the picture explains; measured: 99 % of strangers below
     "min_clip": 0.2,  # cosine; of OpenAI's ViT-B/32, whose unrelated pairs lie near 0.15; per model, so measure yours
     "max_nsfw": 0.5,  # probability
 }
@@ -54,13 +56,14 @@ OFF = {
     "min_side": 1.0, "max_aspect": 1e9, "min_chroma": -1.0, "max_blur": 1e9, "min_jpeg_quality": 0.0,
     "max_blockiness": 1e9, "max_border": 1.0, "min_contrast": -1.0, "max_clipped": 1.0, "min_caption": 0.0,
     "max_caption": 1e9, "min_letters": 0.0, "min_map_share": 0.0, "max_map_share": 1.0, "max_light": 1.0,
-    "max_shift_gain": 1e9, "min_map_fit": -1.0, "min_clip": -1.0, "max_nsfw": 1.0,
+    "max_shift_gain": 1e9, "min_map_fit": -1.0, "mirror_bits": -1.0, "min_crop_fit": 2.0, "min_clip": -1.0,
+    "max_nsfw": 1.0,
 }  # fmt: skip
 PHOTOGRAPHIC = ("min_side", "min_chroma", "max_blur", "max_blockiness", "min_jpeg_quality", "max_border", "max_clipped")
 STRICT = {
     "min_side": 256.0, "max_aspect": 2.0, "min_chroma": 3.5, "max_blur": 0.5, "min_jpeg_quality": 50.0,
     "max_blockiness": 1.35, "max_border": 0.02, "min_contrast": 0.05, "max_clipped": 0.4, "min_letters": 0.6,
-    "duplicate_bits": 48.0, "min_clip": 0.24, "max_nsfw": 0.2,
+    "duplicate_bits": 48.0, "mirror_bits": 48.0, "min_crop_fit": 0.85, "min_clip": 0.24, "max_nsfw": 0.2,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, float]] = {
     "off": {**DEFAULT, **OFF},

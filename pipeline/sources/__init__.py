@@ -9,7 +9,7 @@ __all__ = ["Raw", "Rejected", "Source", "open_source"]
 
 
 def open_source(spec: str, seed: int, image_size: int, maps: tuple[str, ...] | None = None) -> Source:
-    """``tabletop``, ``folder:PATH``, ``webdataset:URL``, ``parquet:PATH`` or ``hub:NAME[:SPLIT[:ROWS]]``.
+    """``tabletop``, ``fill50k``, ``folder:PATH``, ``webdataset:URL``, ``parquet:PATH`` or ``hub:NAME[:SPLIT[:ROWS]]``.
 
     ``maps`` limits the given maps that are read to those named; None reads all. Raises CnlabError.
     """
@@ -18,6 +18,10 @@ def open_source(spec: str, seed: int, image_size: int, maps: tuple[str, ...] | N
         from pipeline.sources.tabletop import Tabletop
 
         return Tabletop(seed, image_size)
+    if name == "fill50k":
+        from pipeline.sources.fill50k import Fill50k
+
+        return Fill50k(seed, image_size)
     if name == "folder":
         from pipeline.sources.folder import Folder
 
@@ -34,5 +38,5 @@ def open_source(spec: str, seed: int, image_size: int, maps: tuple[str, ...] | N
         from pipeline.sources.tables import open_hub
 
         return open_hub(where, image_size, maps)
-    known = "tabletop, folder:PATH, webdataset:URL, parquet:PATH or hub:NAME"
+    known = "tabletop, fill50k, folder:PATH, webdataset:URL, parquet:PATH or hub:NAME"
     raise CnlabError(f"unknown source {spec!r}; use {known}")

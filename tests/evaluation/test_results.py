@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from evaluation.results import COLUMNS, TYPES, append_rows, read_results
+from evaluation.results import COLUMNS, FIRST, TYPES, append_rows, read_results
 from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import write_json
+from pipeline.contract.text import for_terminal
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -31,6 +33,9 @@ def row(**changes: Any) -> dict[str, Any]:
         "higher_is_better": True,
         "fingerprint": "f",
         "commit": "c",
+        "arm": "control",
+        "model": "m",
+        "recipe": "tabletop",
     }
     return {**base, **changes}
 
@@ -72,7 +77,7 @@ def test_csv_runs_no_formula_and_keeps_negative_numbers(tmp_path: Path, start: s
     append_rows(tmp_path, [row(run=f"{start}cmd()", value=-1.25, ci_low=-2.0)])
     with (tmp_path / "results.csv").open(newline="") as handle:
         cells = next(csv.DictReader(handle))
-    assert cells["run"] == f"'{start}cmd()"
+    assert cells["run"] == f"'{for_terminal(start)}cmd()"  # a control character is shown, not obeyed
     assert cells["value"] == "-1.25"
     assert cells["ci_low"] == "-2.0"
     assert read_results(tmp_path).run[0] == f"{start}cmd()"  # only the spreadsheet copy is changed
@@ -106,3 +111,45 @@ def test_two_processes_at_once_lose_no_row(tmp_path: Path) -> None:
     for worker in workers:
         worker.join(120)
     assert sorted(read_results(tmp_path).run) == ["run-0", "run-1"]
+
+
+def test_rows_that_differ_in_what_they_were_measured_on_stand_beside_each_other(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {}, {"condition": "softedge"}, {"n": 16}, {"model": "other"}, {"recipe": "paper"}, {"against": "b"},
+        {"metric_version": "2"}, {"arm": "prior"},
+    ]  # fmt: skip
+    append_rows(tmp_path, [row(**change) for change in changes])
+    append_rows(tmp_path, [row(value=2.5)])
+    frame = read_results(tmp_path)
+    assert len(frame) == len(changes)
+    assert (frame.value == 2.5).sum() == 1
+
+
+def test_an_older_table_is_filled_from_its_names_and_manifests(tmp_path: Path) -> None:
+    """The README's query gives the same rows, and new rows stand beside the old."""
+    old = pd.DataFrame([{k: v for k, v in row().items() if k in FIRST}]).astype({n: TYPES[n] for n in FIRST})
+    names = ["a", "a/prior", "a/shuffled", "real", "real/vae", "no subject at all"]
+    table = pd.concat([old.assign(run=name, metric="canny_f1_2px", value=float(i)) for i, name in enumerate(names)])
+    table.to_parquet(tmp_path / "results.parquet", index=False)
+    settings = {
+        "steps": 12,
+        "guidance": 3.0,
+        "dtype": "float32",
+        "scheduler": "UniPCMultistepScheduler",
+        "version": "1",
+    }
+    manifest = {
+        "run": "a", "arm": "control", "dataset": "demo", "fingerprint": "f",
+        "images": [{"file": "x-0.png", "key": "k", "group": 0}],
+        "config": {"model": {"sha256": "abcdef0123456789"}, "recipe": settings},
+    }  # fmt: skip
+    write_json(tmp_path / "generations" / "a" / "control" / "manifest.json", manifest)
+    frame = read_results(tmp_path).set_index("run")
+    assert frame.value.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert frame.arm[:5].tolist() == ["control", "prior", "shuffled", "real", "autoencoder"]
+    assert frame.arm["no subject at all"] is pd.NA
+    assert (frame.model["a"], frame.recipe["a"]) == ("abcdef012345", "tabletop,block=16,version=1")
+    assert frame.model["a/prior"] is pd.NA
+    append_rows(tmp_path, [row(metric="canny_f1_2px", value=9.0)])
+    shown = read_results(tmp_path).query("metric == 'canny_f1_2px'")[["run", "value", "ci_low", "ci_high", "n"]]
+    assert sorted(shown.value) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 9.0]

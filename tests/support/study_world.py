@@ -72,7 +72,7 @@ def write_side(results: Path, run: str, arm: str, count: int, size: int = SIZE, 
             file = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{group}.png"
             seed = int(digest(run, arm, n, group)[:8], 16)
             (folder / file).write_bytes(png(seed, size, parameters=f"{run} {arm}"))
-            images.append({"file": file, "key": key, "text": "t", "map_key": key, "seed": group})
+            images.append({"file": file, "key": key, "text": "t", "map_key": key, "seed": group, "group": group})
     manifest = {"fingerprint": digest(run, arm), "run": run, "dataset": "tiny", "arm": arm, "images": images}
     write_json(folder / "manifest.json", manifest)
 

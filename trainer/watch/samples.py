@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.contract.dataset import Triplets
 from pipeline.contract.files import atomic
 from pipeline.contract.pictures import Pictures, Tile, decode_image, picture_sheet
-from pipeline.fidelity import annotator_of, fidelity, main_measure, other_samples
+from pipeline.fidelity import annotator_of, main_measure, other_samples, score
 from trainer.config import Recipe
 from trainer.nets.models import Prior
 
@@ -99,9 +99,8 @@ class Sampler:
             return {}
         assert self.annotator is not None
         own, other = np.arange(len(pictures)), other_samples(self.keys)
-        name = main_measure(self.annotator)
         return {
-            arm: fidelity(pictures, self.maps[order], [self.params[i] for i in order], self.annotator)[name]
+            arm: score(pictures, self.maps[order], [self.params[i] for i in order], self.annotator)
             for arm, order in (("true", own), ("shuffled", other))
         }
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evaluation.generations import find_generated
 from pipeline.contract.errors import CnlabError, first_line
 from pipeline.contract.files import read_json
 from user_study.design.trials import shuffled
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-ARMS = ("control", "shuffled", "prior")
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MAX_PIXELS = 64_000_000  # the project's cap on one picture
 TILES = 4  # a scrambled picture is cut into TILES x TILES parts
 
@@ -41,21 +39,8 @@ class Side:
 
 def load_side(results: Path, name: str) -> Side:
     """Read the manifest of ``RUNID`` or ``RUNID/ARM``; raises CnlabError when missing or damaged."""
-    run, _, arm = name.partition("/")
-    arm = arm or "control"
-    if not NAME.fullmatch(run) or arm not in ARMS:
-        raise CnlabError(f"{name!r} is not RUNID, RUNID/shuffled or RUNID/prior")
-    folder = results / "generations" / run / arm
-    manifest = read_json(folder / "manifest.json")
-    try:
-        images = {str(image["file"]): str(image["key"]) for image in manifest["images"]}
-        str(manifest["fingerprint"])
-    except (KeyError, TypeError) as error:
-        raise CnlabError(f"{folder / 'manifest.json'} lacks {error}; delete the folder and generate again") from error
-    for file in images:
-        if not NAME.fullmatch(file):
-            raise CnlabError(f"{folder / 'manifest.json'} names {file!r}, which is no plain file name")
-    return Side(run if arm == "control" else f"{run}/{arm}", folder, manifest, images)
+    generated = find_generated(results, name)
+    return Side(generated.subject, generated.folder, generated.manifest, generated.images)
 
 
 def run_summary(runs: Path, run: str) -> dict[str, Any]:

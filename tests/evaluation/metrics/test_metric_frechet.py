@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.metrics.frechet import _Gram, frechet_distance, frechet_estimate
+from evaluation.metrics.frechet import frechet_difference, frechet_distance, frechet_estimate, frechet_set_distance
 from pipeline.contract.errors import CnlabError
 
 RNG = np.random.default_rng
@@ -61,10 +61,28 @@ def test_low_rank_route_agrees_with_the_full_one() -> None:
     assert frechet_distance(*wide) == pytest.approx(frechet_distance(x, y), rel=1e-9)
 
 
-def test_gram_of_a_subset_is_the_distance_of_the_subset() -> None:
-    x, y = blobs(14, 11, 40)
-    i, j = np.array([0, 3, 5, 9, 13]), np.array([1, 2, 8, 10])
-    assert _Gram(x + 100, y + 100).distance(i, j) == pytest.approx(frechet_distance(x[i], y[j]), rel=1e-7)
+@pytest.mark.parametrize(("n", "m", "d"), [(30, 40, 60), (60, 80, 6)])  # both routes
+def test_jackknife_values_are_the_derivatives_by_the_weights(n: int, m: int, d: int) -> None:
+    x, y = blobs(n, m, d)
+    distance = frechet_set_distance(x, y)
+    for sample in (0, 3):
+        twice = frechet_distance(np.vstack([x] * 400 + [x[sample : sample + 1]]), np.vstack([y] * 400))
+        once = frechet_distance(np.vstack([x] * 400), np.vstack([y] * 400))
+        assert (twice - once) * 400 * n == pytest.approx(distance.of_x[sample], rel=0.15, abs=0.1)
+    swapped = frechet_set_distance(y, x)
+    assert swapped.of_y == pytest.approx(distance.of_x, rel=1e-6, abs=1e-8)
+
+
+def test_a_difference_drops_what_both_share() -> None:
+    x, y = blobs(120, 120, 10)
+    near, far = y + 0.2 * RNG(1).normal(size=y.shape), y + 0.3 * RNG(2).normal(size=y.shape)
+    difference = frechet_difference(near, far, x)
+    apart = frechet_estimate(near, x)
+    assert difference.value == pytest.approx(frechet_distance(near, x) - frechet_distance(far, x))
+    assert difference.high is not None
+    assert apart.high is not None
+    assert difference.high - difference.value < 0.5 * (apart.high - apart.value)
+    assert frechet_difference(near, near, x).value == 0
 
 
 def test_torchmetrics_agrees() -> None:
@@ -82,6 +100,16 @@ def test_torchmetrics_agrees() -> None:
     metric.update(torch.from_numpy(pictures[1]), real=False)
     ours = frechet_distance(pictures[0].reshape(40, -1), pictures[1].reshape(40, -1))
     assert ours == pytest.approx(float(metric.compute()), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m"), [(60, 70), (20, 30)])
+def test_torch_fidelity_agrees(n: int, m: int) -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    x, y = blobs(n, m, 24)
+    statistics = [fid_features_to_statistics(torch.from_numpy(a)) for a in (x, y)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(x, y) == pytest.approx(theirs, rel=1e-5)
 
 
 def test_grows_with_noise() -> None:

@@ -2,9 +2,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from evaluation.metrics.bootstrap import Estimate, group_jackknife, mean_interval, paired_difference
 from evaluation.metrics.clip_score import clip_scores
+from evaluation.metrics.intervals import (
+    Estimate,
+    below_resolution,
+    group_difference,
+    group_jackknife,
+    holm,
+    mean_interval,
+    paired_difference,
+    resolution,
+    seed_difference,
+    seed_interval,
+    variance_table,
+)
 from evaluation.metrics.normalised import normalised_score
 from pipeline.contract.errors import CnlabError
 
@@ -60,9 +73,68 @@ def test_pairing_removes_what_is_common() -> None:
 
 def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     x = RNG(3).normal(size=64)
-    found = group_jackknife(lambda keep: float(x[keep].mean()), 64, groups=64)
-    assert width(found) / (2 * 1.96) == pytest.approx(x.std(ddof=1) / 8, rel=1e-4)
-    assert group_jackknife(lambda keep: 1.0, 2).low is None
+    found = group_jackknife(lambda left: float(x[left].mean()), [64], groups=64)
+    assert width(found) / (2 * stats.t.ppf(0.975, 63)) == pytest.approx(x.std(ddof=1) / 8, rel=1e-4)
+    assert group_jackknife(lambda left: 1.0, [2]).low is None
+
+
+def test_every_turn_of_the_jackknife_deletes_equally_many() -> None:
+    left: list[tuple[int, int]] = []
+    group_jackknife(lambda a, b: float(left.append((len(a), len(b))) or 0), [50, 100], groups=8)  # type: ignore[func-returns-value]
+    assert set(left[1:]) == {(44, 88)}
+    y = RNG(1).normal(size=100)
+    assert width(group_jackknife(lambda a, b: float(y[b].mean()), [40, 100])) > 0
+
+
+def test_seeds_have_the_t_interval_and_the_paired_t_test() -> None:
+    values, other = [0.31, 0.35, 0.30, 0.38], [0.30, 0.31, 0.28, 0.33]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    found = seed_interval(values)
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((np.mean(values), low, high, 4))
+    assert seed_interval([0.3]) == Estimate(0.3, None, None, 1)
+    test = stats.ttest_rel(values, other)
+    difference = seed_difference(values, other)
+    assert difference.p == pytest.approx(test.pvalue)
+    assert (difference.low, difference.high) == pytest.approx(tuple(test.confidence_interval()))
+
+
+def test_groups_of_one_sample_are_no_further_samples() -> None:
+    scene = RNG(0).normal(size=(40, 1))
+    a, b = scene + RNG(1).normal(0.3, 0.1, (40, 4)), scene + RNG(2).normal(0, 0.1, (40, 4))
+    assert group_difference(a, b).n == 40
+    assert group_difference(a, b).value == pytest.approx((a - b).mean())
+    with pytest.raises(CnlabError, match=r"\(samples, groups\)"):
+        group_difference([1.0, 2.0], [1.0, 2.0])
+
+
+def test_holm_by_hand() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
+
+
+def test_below_resolution_is_what_seeds_do_alone() -> None:
+    rng, hits = RNG(4), 0
+    for _ in range(300):
+        cells = rng.normal(size=(4, 3))
+        hits += bool(below_resolution(float(np.subtract(*rng.normal(size=2))), list(cells)))
+    assert 0.91 <= hits / 300 <= 0.99
+    assert resolution([[1.0], [2.0]]) is None
+    assert below_resolution(0.1, [[1.0]]) is None
+
+
+def test_variance_components_return() -> None:
+    rng = RNG(5)
+    seeds, groups, samples = (rng.normal(0, sd, n) for sd, n in ((0.5, 200), (0.3, 60), (1.0, 80)))
+    x = seeds[:, None, None] + groups[None, :, None] + samples + rng.normal(0, 0.2, (200, 60, 80))
+    table = variance_table(x)
+    assert table.seed == pytest.approx(np.var(seeds, ddof=1), rel=0.01)
+    assert table.group == pytest.approx(np.var(groups, ddof=1), rel=0.01)
+    assert table.sample == pytest.approx(np.var(samples, ddof=1), rel=0.01)
+    assert table.residual == pytest.approx(0.04, rel=0.01)
+    assert variance_table(x[:, :1]).group == 0
+    with pytest.raises(CnlabError, match="two of each"):
+        variance_table(x[:1])
 
 
 def test_normalised_score_ends_and_middle() -> None:

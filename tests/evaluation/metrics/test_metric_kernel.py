@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.metrics.kernel import kernel_distance, kernel_estimate
+from evaluation.metrics import kernel
+from evaluation.metrics.kernel import kernel_difference, kernel_distance, kernel_estimate, kernel_set_distance
 from pipeline.contract.errors import CnlabError
 
 RNG = np.random.default_rng
@@ -34,6 +35,16 @@ def test_torchmetrics_agrees() -> None:
     assert ours == pytest.approx(1000 * float(mean), rel=1e-5)
 
 
+def test_torch_fidelity_agrees() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    x, y = RNG(0).normal(size=(50, 12)), RNG(1).normal(0.3, 1, size=(50, 12))
+    theirs = kid_features_to_metric(
+        torch.from_numpy(x), torch.from_numpy(y), kid_subsets=1, kid_subset_size=50, verbose=False
+    )
+    assert kernel_distance(x, y) == pytest.approx(1000 * theirs["kernel_inception_distance_mean"], rel=1e-9)
+
+
 def test_symmetric_and_blind_to_order() -> None:
     x, y = RNG(0).normal(size=(30, 6)), RNG(1).normal(0.4, 1, size=(25, 6))
     assert kernel_distance(x, y) == pytest.approx(kernel_distance(y, x), rel=1e-12)
@@ -47,13 +58,33 @@ def test_no_bias_at_equal_laws() -> None:
     assert min(values) < 0 < max(values)
 
 
-def test_subsets_estimate_the_same_number() -> None:
-    x, y = RNG(0).normal(size=(400, 4)), RNG(1).normal(0.5, 1, size=(400, 4))
-    whole = kernel_distance(x, y)
-    drawn = kernel_distance(x, y, subsets=100, subset_size=100)
-    assert drawn == pytest.approx(whole, rel=0.1)
-    assert drawn == kernel_distance(x, y, subsets=100, subset_size=100)
-    assert drawn != kernel_distance(x, y, subsets=100, subset_size=100, seed=1)
+def test_blocks_do_not_change_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = RNG(0).normal(size=(50, 4)), RNG(1).normal(0.5, 1, size=(40, 4))
+    whole = kernel_set_distance(x, y)
+    monkeypatch.setattr(kernel, "BLOCK", 7)
+    parts = kernel_set_distance(x, y)
+    assert parts.value == pytest.approx(whole.value, rel=1e-12)
+    assert parts.of_y == pytest.approx(whole.of_y, rel=1e-9)
+
+
+def test_jackknife_values_are_those_of_deleting_one() -> None:
+    x, y = RNG(0).normal(size=(12, 3)), RNG(1).normal(0.5, 1, size=(9, 3))
+    distance = kernel_set_distance(x, y)
+    without = np.array([kernel_distance(np.delete(x, i, axis=0), y) for i in range(12)])
+    assert distance.of_x == pytest.approx(11 * (without.mean() - without), rel=1e-8)
+    without = np.array([kernel_distance(x, np.delete(y, i, axis=0)) for i in range(9)])
+    assert distance.of_y == pytest.approx(8 * (without.mean() - without), rel=1e-8)
+
+
+def test_a_difference_drops_what_both_share() -> None:
+    x, y = RNG(0).normal(size=(2, 100, 6))
+    near, far = y + 0.2 * RNG(1).normal(size=y.shape), y + 0.3 * RNG(2).normal(size=y.shape)
+    difference, apart = kernel_difference(near, far, x), kernel_estimate(near, x)
+    assert difference.value == pytest.approx(kernel_distance(near, x) - kernel_distance(far, x))
+    assert difference.high is not None
+    assert apart.high is not None
+    assert difference.high - difference.value < 0.6 * (apart.high - apart.value)
+    assert difference.p is not None
 
 
 def test_grows_with_noise() -> None:

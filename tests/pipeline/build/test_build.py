@@ -48,7 +48,7 @@ def test_one_and_two_workers_give_the_same_bytes(clean: Path, tmp_path: Path) ->
     build(two)
     assert sums(two.folder) == sums(clean)
     assert {p.name for p in two.folder.glob("[!.]*")} == {
-        "dataset.json", "README.md", "contact.png", "rejects.parquet", "rejects.csv", "rejects.html",
+        "dataset.json", "README.md", "croissant.json", "contact.png", "rejects.parquet", "rejects.csv", "rejects.html",
         "eval-00000.parquet",
         "train-00000.parquet", "train-00001.parquet", "train-00002.parquet",
     }  # fmt: skip

@@ -122,6 +122,7 @@ def test_every_planted_fault_is_named_and_clean_photographs_pass(photographs: Pa
     command = [
         sys.executable, "-m", "pipeline.cli", "build", "--source", f"folder:{photographs}", "--size", "10k",
         "--eval-size", "30", "--image-size", "128", "--out", str(tmp_path), "--name", "set", "--workers", "0",
+        "--threshold", "mirror_bits", "0", "min_crop_fit", "2",  # the clean ones are crops of five photographs
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def reasons_in_code() -> set[str]:
     """First strings of ``Rejected(...)`` and of faults, which become one; and what copies are called."""
     found = {reason_of(Twin("k", bits, place))[0] for bits in (-1, 3) for place in ("train", "outside")}
+    found |= {reason_of(Twin("k", 90, "train", how))[0] for how in ("mirrored", "cropped")}
     for path in (ROOT / "pipeline").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             first: ast.expr | None = None

@@ -39,7 +39,7 @@ def test_planted_copies_are_found_and_different_pictures_are_not() -> None:
     index = Index(RADIUS)
     for i, photo in enumerate(photos):
         index.add(mark_of(photo, i), "train")
-    exact = sum(index.find(mark_of(photo.copy(), 900)) == (f"k{i}", -1, "train") for i, photo in enumerate(photos))
+    exact = sum(index.find(mark_of(photo.copy(), 900)) == (f"k{i}", -1, "train", "") for i, photo in enumerate(photos))
     assert exact == 200
     for change in (
         lambda p: recoded(p, 70),
@@ -65,9 +65,9 @@ def test_distinct_photographs_are_no_copies_of_each_other() -> None:
 def test_hash_distance_is_the_number_of_differing_bits() -> None:
     index = Index(3)
     index.add(Mark(0, "a", "00" * 32, "00" * 32), "eval")
-    assert index.find(Mark(1, "b", "11" * 32, "00" * 31 + "07")) == ("a", 3, "eval")
+    assert index.find(Mark(1, "b", "11" * 32, "00" * 31 + "07")) == ("a", 3, "eval", "")
     assert index.find(Mark(1, "b", "11" * 32, "00" * 31 + "0f")) is None
-    assert index.find(Mark(1, "b", "00" * 32, "ff" * 32)) == ("a", -1, "eval")
+    assert index.find(Mark(1, "b", "00" * 32, "ff" * 32)) == ("a", -1, "eval", "")
 
 
 def test_index_grows_and_finds_the_nearest() -> None:
@@ -79,7 +79,7 @@ def test_index_grows_and_finds_the_nearest() -> None:
         index.add(mark, "train")
     bits = bytearray.fromhex(marks[2500].phash)
     bits[3] ^= 0b10101
-    assert index.find(Mark(9, "x", "00" * 32, bits.hex())) == ("2500", 3, "train")
+    assert index.find(Mark(9, "x", "00" * 32, bits.hex())) == ("2500", 3, "train", "")
 
 
 def test_a_chain_of_slight_changes_is_one_group() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from evaluation.sampling import Painter, Recipe
+from evaluation.sampling import Painter, make_recipe
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
 from trainer.config import TrainConfig
@@ -91,8 +91,9 @@ def test_every_variant_trains_saves_loads_and_draws(
     if variant == "only_mid":
         assert not any(p.any() for p in loaded.controlnet_down_blocks.parameters())
     maps = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
-    drawn = Painter(str(model_folder), checkpoint, Recipe(2, 3.0), "cpu")(["a cube", "a cone"], maps, [1, 2])
-    plain = Painter(str(model_folder), None, Recipe(2, 3.0), "cpu")(["a cube", "a cone"], maps, [1, 2])
+    recipe = make_recipe("tabletop", {"steps": 2, "block": 2})
+    drawn = Painter(str(model_folder), [checkpoint], recipe, "cpu")(["a cube", "a cone"], [maps], [1, 2], 64)
+    plain = Painter(str(model_folder), [], recipe, "cpu")(["a cube", "a cone"], [], [1, 2], 64)
     assert drawn.shape == (2, 64, 64, 3)
     assert not np.array_equal(drawn, plain)
 
@@ -111,7 +112,7 @@ def test_an_unlocked_decoder_is_trained_saved_and_drawn_with(model_folder: Path,
         name: (id(p) in decoder, not torch.equal(p, before.get_parameter(name))) for name, p in there.named_parameters()
     }
     assert all(changed == trained for trained, changed in moved.values())
-    painter = Painter(str(model_folder), checkpoint, Recipe(1, 3.0), "cpu")
+    painter = Painter(str(model_folder), [checkpoint], make_recipe("tabletop", {"steps": 1}), "cpu")
     assert torch.equal(painter.pipe.unet.conv_out.weight, there.conv_out.weight)
 
 
@@ -122,9 +123,9 @@ def test_sdxl_trains_validates_and_draws(xl_folder: Path, dataset: Path, tmp_pat
     )  # fmt: skip
     folder = run_training(config)
     checkpoint = folder / read_json(folder / "summary.json")["checkpoint"]
-    painter = Painter(str(xl_folder), checkpoint, Recipe(1, 3.0), "cpu")
+    painter = Painter(str(xl_folder), [checkpoint], make_recipe("tabletop", {"steps": 1, "block": 1}), "cpu")
     maps = np.zeros((1, 64, 64, 3), np.uint8)
-    assert painter(["a cube"], maps, [1]).shape == (1, 64, 64, 3)
+    assert painter(["a cube"], [maps], [1], 64).shape == (1, 64, 64, 3)
     cached = run_training(replace(config, name="cached", engine=("text_cache",)))
     ends = [read_json(f / "summary.json")["validation"]["loss/true"] for f in (folder, cached)]
     assert ends[0] == pytest.approx(ends[1], rel=1e-2)  # the cache rounds states to float16

@@ -206,9 +206,9 @@ def test_encode_takes_out_everything_but_pixels() -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"a": RUN_B}, "both sides are"),
     ({"a": f"{RUN_B}/control"}, "both sides are"),
-    ({"a": "../secret"}, "is not RUNID"),
-    ({"a": f"{RUN_A}/depth"}, "is not RUNID"),
-    ({"a": "nobody"}, "manifest.json does not exist"),
+    ({"a": "../secret"}, "is no subject"),
+    ({"a": f"{RUN_A}/depth"}, "is no subject"),
+    ({"a": "nobody"}, "no complete pictures of nobody"),
     ({"items": 13}, "share pictures of 12 samples"),
     ({"condition": "depth"}, "depth"),
 ]

@@ -1,0 +1,238 @@
+"""What a command's options ask to be judged: nets, base model, dataset and the columns that their rows carry."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.config import EvalConfig
+from evaluation.generations import file_of
+from evaluation.samples import EvalSet, Indices
+from evaluation.subjects import Arm, Subject, plain_name
+from pipeline.contract.dataset import HEADER, Triplets
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.identity import canonical, fingerprint, sha256_file
+from pipeline.contract.models import weights_identity
+from pipeline.contract.pictures import Pictures, read_picture, stack_images
+from trainer.run_folder import SUMMARY, Run, open_run
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+RUN_COLUMNS = ("subset_size", "train_seed", "step", "variant")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is judged, with everything that was left open decided.
+
+    ``model`` is "" where no base model is known (a folder of pictures); ``facts`` are columns of the net's rows.
+    """
+
+    subjects: tuple[Subject, ...]
+    dataset: Path
+    conditions: tuple[str, ...]
+    model: str = ""
+    model_label: str = ""
+    controls: tuple[Path | str, ...] = ()
+    weights: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    runs: tuple[Run, ...] = ()
+    folder: Path | None = None
+
+    @property
+    def nets(self) -> dict[str, Any]:
+        """For `evaluation.generations.order_for`."""
+        return {
+            "model": self.model,
+            "model_label": self.model_label,
+            "controls": list(self.controls),
+            "weights": list(self.weights),
+        }
+
+
+def resolve(config: EvalConfig) -> Target:
+    """Decide what the options leave open; raises CnlabError for what is not there or does not fit."""
+    if config.run is not None or config.control:
+        return _nets(config)
+    dataset = _dataset(config, [])
+    conditions = config.condition or (Triplets(dataset).condition,)
+    model, label = _model(config.model, [])
+    if config.subject == "prior":
+        if not model:
+            raise CnlabError("--subject prior needs --model: tabletop, a diffusers folder or a hub name")
+        subject = Subject("prior", f"model:{plain_name(model)}")
+        return Target((subject,), dataset, conditions, model, label)
+    folder = Path(config.subject.removeprefix("folder:"))
+    if not folder.is_dir():
+        raise CnlabError(f"{folder} is not a folder; give --subject folder:PATH with pictures in it")
+    subject = Subject("folder", f"folder:{plain_name(str(folder.resolve()))}")
+    return Target((subject,), dataset, conditions, model, label, folder=folder)
+
+
+def _nets(config: EvalConfig) -> Target:
+    named = (str(config.run),) if config.run is not None else config.control
+    runs = [open_run(Path(n)) if config.run is not None or (Path(n) / SUMMARY).is_file() else None for n in named]
+    own = [run for run in runs if run is not None]
+    dataset = _dataset(config, own)
+    conditions = config.condition or tuple(str(run.fact("condition")) for run in own)
+    if len(conditions) != len(named):
+        if conditions or len(named) > 1:
+            raise CnlabError(
+                f"{len(named)} ControlNets and {len(conditions)} conditions; give --condition one name a net"
+            )
+        conditions = (Triplets(dataset).condition,)
+    model, label = _model(config.model, own)
+    if not model:
+        raise CnlabError("a ControlNet needs its base model; give --model: tabletop, a diffusers folder or a hub name")
+    controls = tuple(
+        run.checkpoint if run else _control(name, config.results) for name, run in zip(named, runs, strict=True)
+    )
+    name = own[0].id if config.run is not None else "control:" + "+".join(plain_name(n) for n in named)
+    single = own[0] if len(named) == 1 and own else None
+    facts = _training_facts(single) if single else {}
+    subjects = tuple(Subject(arm, name) for arm in config.arms)
+    weights = tuple(_control_identity(where) for where in controls)
+    return Target(subjects, dataset, conditions, model, label, controls, weights, facts, tuple(own))
+
+
+def _training_facts(run: Run) -> dict[str, Any]:
+    """Columns of a run's rows: what it was trained on and how."""
+    facts = {column: run.fact(column) for column in RUN_COLUMNS}
+    if not (run.dataset / HEADER).is_file():  # it was trained elsewhere
+        return facts
+    header = Triplets(run.dataset).header
+    doses = header.get("damage", {}).get("faults", {})
+    if doses:
+        facts |= {"fault": "+".join(sorted(doses)), "dose": next(iter(doses.values())) if len(doses) == 1 else None}
+    selection = header.get("selection")
+    return facts | (
+        {"selection": selection if isinstance(selection, str) else canonical(selection)} if selection else {}
+    )
+
+
+def _dataset(config: EvalConfig, runs: list[Run]) -> Path:
+    folder = config.dataset or (runs[0].dataset if runs else None)
+    if folder is None:
+        raise CnlabError("which pictures? give --dataset data/NAME")
+    if not folder.is_dir():
+        raise CnlabError(f"{folder} does not exist; say where the dataset is with --dataset data/NAME")
+    return folder
+
+
+def _model(name: str, runs: list[Run]) -> tuple[str, str]:
+    """Path or hub name, and the label in the table: NAME-SHA256[:12], or the hub's name."""
+    from trainer.nets.models import resolve_model
+
+    if not name and not runs:
+        return "", ""
+    if not name and len({run.model for run in runs}) > 1:
+        raise CnlabError("these runs have different base models; say which with --model")
+    where = resolve_model(name or runs[0].model)
+    identity = weights_identity(where)
+    label = identity.removeprefix("hub:") if identity.startswith("hub:") else f"{plain_name(where)}-{identity[:12]}"
+    return where, label
+
+
+def _control(name: str, results: Path) -> Path | str:
+    """A ControlNet by folder or hub name; a single file is brought into a folder below ``results`` first."""
+    path = Path(name)
+    if not path.is_file():
+        return path if path.is_dir() else name
+    from trainer.exchange.single_file import from_single_file
+
+    folder = results / "controls" / f"{plain_name(path.stem)}-{sha256_file(path)[:12]}"
+    return folder if folder.is_dir() else from_single_file(path, folder)
+
+
+def _control_identity(where: Path | str) -> str:
+    """sha256 over a ControlNet's own weights (a checkpoint also holds optimizer state), or its hub name."""
+    folder = Path(where)
+    if not folder.is_dir():
+        return f"hub:{where}"
+    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors")) + sorted(folder.glob("unet/*.safetensors"))
+    if not files:
+        raise CnlabError(f"{folder} holds no ControlNet (diffusion_pytorch_model.safetensors); give another --control")
+    return fingerprint({file.relative_to(folder).as_posix(): sha256_file(file) for file in files})
+
+
+class Folder:
+    """Pictures of unknown origin, each matched to a sample.
+
+    By the CSV ``match`` (columns ``file`` and ``key``); else a picture belongs to the sample whose key is its name
+    without the suffix, whose key's last part is, or whose hash (as generated pictures are called) is.
+    """
+
+    def __init__(self, folder: Path, samples: EvalSet, match: Path | None) -> None:
+        """Raises CnlabError when fewer than two pictures match, or the CSV names what is not there."""
+        self.folder = folder
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        self.files = _by_csv(match, folder, samples) if match else _by_name(files, samples)
+        self.indices: Indices = np.array(sorted(samples.position[key] for key in self.files), dtype=np.intp)
+        self.stray = len(files) - len(self.files)
+        if len(self.files) < 2:
+            raise CnlabError(
+                f"{len(self.files)} of {len(files)} pictures in {folder} match a key of the eval split (such as "
+                f"{samples.keys[0]!r}); name them KEY.png, or give --match CSV with the columns file and key"
+            )
+        self.jpeg = sum(path.suffix.lower() != ".png" for path in self.files.values())
+        self.identity = fingerprint({key: sha256_file(path) for key, path in self.files.items()})
+
+    def notes(self, samples: EvalSet) -> list[str]:
+        """What was assumed about the folder, in lines for people."""
+        lines = [f"{len(self.files)} of {len(samples)} samples have a picture in {self.folder}"]
+        if self.stray:
+            lines.append(f"{self.stray} pictures there match no sample and are left out")
+        if self.jpeg:
+            lines.append(f"{self.jpeg} are JPEG: distances measure its damage too")
+        return lines
+
+    def read(self, samples: EvalSet, own: Indices, group: int) -> Pictures:
+        """Pictures in the order of ``own``; another size than the samples' raises CnlabError."""
+        images = [read_picture(self.files[samples.keys[i]]) for i in own]
+        for index, image in zip(own, images, strict=True):
+            if image.shape[:2] != (samples.size, samples.size):
+                raise CnlabError(
+                    f"{self.files[samples.keys[index]]} is {image.shape[1]}x{image.shape[0]}, the dataset's pictures "
+                    f"are {samples.size}x{samples.size}; scale them first, with the filter of your choice"
+                )
+        return stack_images(images, str(self.folder), 1)
+
+
+def _by_name(files: list[Path], samples: EvalSet) -> dict[str, Path]:
+    names: dict[str, str] = {}
+    for key in samples.keys:
+        names |= {Path(file_of(key, 0)).stem: key, plain_name(key): key, Path(key).stem: key, key: key}
+    matched: dict[str, Path] = {}
+    for path in files:
+        key = names.get(path.stem)
+        if key is not None and matched.setdefault(key, path) != path:
+            raise CnlabError(
+                f"{path} and {matched[key]} both match {key!r}; give --match CSV with the columns file and key"
+            )
+    return matched
+
+
+def _by_csv(match: Path, folder: Path, samples: EvalSet) -> dict[str, Path]:
+    if not match.is_file():
+        raise CnlabError(f"{match} does not exist; --match takes a CSV with the columns file and key")
+    with match.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    if not rows or not {"file", "key"} <= set(rows[0]):
+        raise CnlabError(f"{match} lacks the columns file and key")
+    matched = {row["key"]: folder / row["file"] for row in rows if row["key"] in samples.position}
+    for path in matched.values():
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise CnlabError(f"{match} names {path}, which lies outside {folder}")
+        if not path.is_file():
+            raise CnlabError(f"{match} names {path}, which does not exist")
+    return matched
+
+
+def arm_facts(target: Target, arm: Arm) -> dict[str, Any]:
+    """Columns that a row of an arm carries: those of the run for its arms, the model where one has part in it."""
+    own = dict(target.facts) if arm in ("control", "shuffled", "prior") else {}
+    known = arm in ("control", "shuffled", "prior", "autoencoder")
+    return own | {"model": target.model_label if known and target.model_label else None}

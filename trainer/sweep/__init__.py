@@ -1,1 +1,0 @@
-"""The dataset-size experiment as one object: nested subsets, several seeds, equal steps and equal epochs."""
