@@ -24,7 +24,7 @@ from tqdm import trange
 from transformers import CLIPModel, CLIPTokenizer
 
 from evaluation.judges.features import lite0_extractor
-from evaluation.metrics.bootstrap import Estimate, mean_interval
+from evaluation.metrics.intervals import Estimate, mean_interval
 from evaluation.metrics.kernel import kernel_estimate
 from evaluation.prior.cards import write_cards
 from pipeline.contract.errors import run_cli
@@ -37,6 +37,7 @@ from trainer.prior.clip import clip_pixels, token_ids
 from trainer.prior.renders import HELD_OUT_SEED, TRAIN_SEED, renders
 
 STEPS, GUIDANCE = 20, 4.0
+EDGE_MEASURES = ("f1_0px", "f1_2px")
 
 
 @torch.inference_mode()
@@ -130,10 +131,11 @@ def reconstruction(vae: AutoencoderKL, images: NDArray[np.uint8]) -> dict[str, A
     annotator, reason = annotator_of("canny", [])
     assert annotator is not None, reason
     params = [annotator.draw(np.random.default_rng([HELD_OUT_SEED, i])) for i in range(half)]
-    maps = np.stack([annotator.extract(image, p) for image, p in zip(images[:half], params, strict=True)])
-    for name, values in fidelity(again, np.repeat(maps[..., None], 3, -1), params, annotator).items():
+    edges = [annotator.extract(image, p) for image, p in zip(images[:half], params, strict=True)]
+    maps_of_edges = np.repeat(np.stack(edges)[..., None], 3, -1)
+    for name, values in fidelity(again, maps_of_edges, params, annotator, EDGE_MEASURES).items():
         figures[f"canny_{name}"] = _figure(mean_interval(values), 4)
-    found = kernel_estimate(lite0_features(again), lite0_features(images[half:]))
+    found = kernel_estimate(lite0_features(again), lite0_features(images[half:]), paired=False)
     return {**figures, "kid_lite0_x1000": _figure(found, 3)}
 
 
@@ -162,7 +164,7 @@ def kernel_distances(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dic
     real, other, made = lite0_features(images[n : 2 * n]), lite0_features(images[:n]), lite0_features(drawn)
     out = {}
     for name, features in (("samples", made), ("floor", other)):
-        out[name] = _figure(kernel_estimate(features, real), 3)
+        out[name] = _figure(kernel_estimate(features, real, paired=False), 3)
     return out
 
 
