@@ -11,6 +11,7 @@ MODEL     ?= tabletop  # prior: tabletop, a diffusers folder, or a hub name
 STEPS     ?=           # optimizer steps; empty: the preset's
 SEED      ?= 1         # of data, training and generation
 WORKERS   ?= 2         # local Dask processes
+PROCESSES ?=           # processes that train the prior together; empty: one
 SCHEDULER ?=           # running Dask scheduler, e.g. tcp://host:8786
 IMAGES    ?= 128       # held-out samples to generate and score
 ITEMS     ?= 40        # pairs a user-study sheet shows, in blocks of three times as many
@@ -87,8 +88,8 @@ study: $(READY) ## blinded sheets, ControlNet against the prior alone -> studies
 	$(BIN)/cnlab-study make --subjects "$(RUN)" "$(RUN)/prior" --dataset "data/$(DATA)" --out "studies/$(RUN)" \
 	  --items.per-sheet $(ITEMS) --items.pool $(POOL)
 
-prior: $(READY) ## train the shipped tabletop models from nothing (hours)
-	$(BIN)/python -m trainer.prior
+prior: $(READY) ## train the shipped tabletop models from nothing (hours; PROCESSES=2: two that share each batch)
+	$(if $(strip $(PROCESSES)),$(BIN)/torchrun --nproc-per-node $(strip $(PROCESSES)),$(BIN)/python) -m trainer.prior
 	$(BIN)/python -m evaluation.prior.quality
 
 test: $(READY) ## the test suite

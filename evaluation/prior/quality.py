@@ -24,10 +24,12 @@ from tqdm import trange
 from transformers import CLIPModel, CLIPTokenizer
 
 from evaluation.judges.features import lite0_extractor
+from evaluation.metrics.intervals import Estimate, mean_interval
 from evaluation.metrics.kernel import kernel_estimate
 from evaluation.prior.cards import write_cards
 from pipeline.contract.errors import run_cli
 from pipeline.contract.files import read_json, write_json
+from pipeline.fidelity import annotator_of, fidelity
 from pipeline.tabletop.scene import COLORS, FLOORS, SHAPES
 from trainer.data.encode import to_model_range
 from trainer.nets.models import WEIGHTS
@@ -35,6 +37,7 @@ from trainer.prior.clip import clip_pixels, token_ids
 from trainer.prior.renders import HELD_OUT_SEED, TRAIN_SEED, renders
 
 STEPS, GUIDANCE = 20, 4.0
+EDGE_MEASURES = ("f1_0px", "f1_2px")
 
 
 @torch.inference_mode()
@@ -100,18 +103,40 @@ def caption_accuracy(
     return results
 
 
+def _figure(found: Estimate, digits: int) -> dict[str, Any]:
+    """``{"value", "ci", "n"}`` of an estimate, rounded."""
+    ci = [None if v is None else round(v, digits) for v in (found.low, found.high)]
+    return {"value": round(found.value, digits), "ci": ci, "n": found.n}
+
+
 @torch.inference_mode()
+def reconstructed(vae: AutoencoderKL, images: NDArray[np.uint8], batch: int = 32) -> NDArray[np.uint8]:
+    """Encode to the posterior's mean and decode: (N, S, S, 3) uint8 to the same."""
+    parts = []
+    for i in range(0, len(images), batch):
+        y = vae.decode(vae.encode(to_model_range(images[i : i + batch])).latent_dist.mean).sample
+        parts.append(((y + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(parts)
+
+
 def reconstruction(vae: AutoencoderKL, images: NDArray[np.uint8]) -> dict[str, Any]:
-    """PSNR in dB of encode-decode, mean over images with a 95% normal interval."""
-    values = []
-    for i in range(0, len(images), 32):
-        x = to_model_range(images[i : i + 32])
-        y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-        values.append(10 * torch.log10(4 / (x - y).square().mean((1, 2, 3))))
-    psnr = torch.cat(values)
-    half = 1.96 * psnr.std().item() / len(psnr) ** 0.5
-    mean = psnr.mean().item()
-    return {"value": round(mean, 2), "ci": [round(mean - half, 2), round(mean + half, 2)], "n": len(psnr)}
+    """What the autoencoder keeps of the first half of ``images``: PSNR, Canny F1, kid_lite0 to the other half.
+
+    Canny's thresholds are drawn for each picture as in a dataset.
+    """
+    half = len(images) // 2
+    again = reconstructed(vae, images[:half])
+    error = (again.astype(np.float64) - images[:half]) / 255
+    figures = {"psnr_db": _figure(mean_interval(-10 * np.log10((error**2).mean((1, 2, 3)))), 2)}
+    annotator, reason = annotator_of("canny", [])
+    assert annotator is not None, reason
+    params = [annotator.draw(np.random.default_rng([HELD_OUT_SEED, i])) for i in range(half)]
+    edges = [annotator.extract(image, p) for image, p in zip(images[:half], params, strict=True)]
+    maps_of_edges = np.repeat(np.stack(edges)[..., None], 3, -1)
+    for name, values in fidelity(again, maps_of_edges, params, annotator, EDGE_MEASURES).items():
+        figures[f"canny_{name}"] = _figure(mean_interval(values), 4)
+    found = kernel_estimate(lite0_features(again), lite0_features(images[half:]), paired=False)
+    return {**figures, "kid_lite0_x1000": _figure(found, 3)}
 
 
 def draw_samples(pipe: StableDiffusionPipeline, texts: list[str], seed: int, batch: int = 32) -> NDArray[np.uint8]:
@@ -139,10 +164,22 @@ def kernel_distances(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dic
     real, other, made = lite0_features(images[n : 2 * n]), lite0_features(images[:n]), lite0_features(drawn)
     out = {}
     for name, features in (("samples", made), ("floor", other)):
-        found = kernel_estimate(features, real)
-        ci = [None if v is None else round(v, 3) for v in (found.low, found.high)]
-        out[name] = {"value": round(found.value, 3), "ci": ci, "n": n}
+        out[name] = _figure(kernel_estimate(features, real, paired=False), 3)
     return out
+
+
+def load_judge(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    """One of the package's CLIP models, in float32."""
+    return CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(), CLIPTokenizer.from_pretrained(folder)
+
+
+def judge_figures(folder: Path, images: NDArray[np.uint8], texts: list[str]) -> dict[str, Any]:
+    """What a CLIP gets right of true renders: retrieval over all, caption accuracy over the first quarter."""
+    clip, tokenizer = load_judge(folder)
+    return {
+        "retrieval_at_1_of_64": retrieval(clip, tokenizer, images, texts),
+        "caption_accuracy": caption_accuracy(clip, tokenizer, images[: len(images) // 4], texts[: len(texts) // 4]),
+    }
 
 
 @dataclass(frozen=True)
@@ -158,23 +195,20 @@ class PriorQualityConfig:
 def measure(config: PriorQualityConfig) -> dict[str, Any]:
     """Every figure of the model cards."""
     n = config.samples
-    images, captions, _ = renders(config.work, HELD_OUT_SEED, max(4 * n, 64))
-    clip_folder = config.weights / "tabletop-clip"
-    clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
+    images, captions = renders(config.work, HELD_OUT_SEED, max(4 * n, 64))[:2]
     pipe = StableDiffusionPipeline.from_pretrained(config.weights / "tabletop-sd")
     drawn = draw_samples(pipe, captions[:n], config.seed)
     tiles = [np.concatenate(list(drawn[first : first + 8]), 1) for first in range(0, min(n, 32) // 8 * 8, 8)]
     Image.fromarray(np.concatenate(tiles)).save(config.weights / "tabletop-sd" / "samples.png")
-    accuracy = {
-        name: caption_accuracy(clip, tokenizer, pictures, captions[:n])
-        for name, pictures in (("renders", images[:n]), ("samples", drawn))
-    }
     return {
         "sampler": {"scheduler": "UniPC", "steps": STEPS, "guidance": GUIDANCE, "seed": config.seed},
-        "retrieval_at_1_of_64": retrieval(clip, tokenizer, images, captions),
-        "reconstruction_psnr_db": reconstruction(pipe.vae, images[:n]),
-        "caption_accuracy": accuracy,
+        **{
+            name: judge_figures(config.weights / name, images, captions) for name in ("tabletop-clip", "tabletop-judge")
+        },
+        "reconstruction": reconstruction(pipe.vae, images[: 2 * n]),
+        "caption_accuracy_of_samples": caption_accuracy(
+            *load_judge(config.weights / "tabletop-judge"), drawn, captions[:n]
+        ),
         "kid_lite0_x1000": kernel_distances(images, drawn),
         "captions_of_samples_png": captions[: min(n, 32) // 8 * 8],
     }

@@ -8,8 +8,6 @@ stayed at 0.50 where colours reached 0.97 (docs/log.md).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,7 +16,8 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from pipeline.tabletop.scene import COLORS, FLOORS, MATERIALS, SHAPES, SIZES
-from trainer.prior.fit import FitConfig, batch_indices, fit
+from trainer.prior.cpu import autocast, use_plain_attention
+from trainer.prior.fit import FitConfig, Task, batch_indices
 from trainer.prior.models import TOKENS, build_clip, swapped
 from trainer.prior.renders import CLASSES, Renders
 
@@ -61,7 +60,8 @@ def replaced(ids: Tensor, words: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(some[:, None], ids.scatter(1, place, other[:, None]), ids)
 
 
-def _kind_ids(tokenizer: CLIPTokenizer, words: tuple[str, ...]) -> Tensor:
+def kind_ids(tokenizer: CLIPTokenizer, words: tuple[str, ...]) -> Tensor:
+    """(K,) int64: the token of each of K words."""
     ids = tokenizer(list(words), add_special_tokens=False).input_ids
     assert all(len(i) == 1 for i in ids), "the tokenizer's vocabulary holds every word of the scenes' captions"
     return torch.tensor([i[0] for i in ids])
@@ -82,15 +82,16 @@ def contrastive_loss(seen: Tensor, said: Tensor, ids: Tensor, scale: Tensor) -> 
     return (F.cross_entropy(both, target) + F.cross_entropy(logits.T, target)) / 2, both
 
 
-def train_clip(made: Renders, tokenizer: CLIPTokenizer, work: Path, model: CLIPModel | None = None) -> CLIPModel:
-    """Train (or finish training) CLIP on the prior's renders, from ``model`` if given; checkpoints below ``work``."""
+def clip_task(made: Renders, tokenizer: CLIPTokenizer) -> tuple[CLIPModel, Task]:
+    """The CLIP, untrained, and what trains it on the prior's renders."""
     torch.manual_seed(11)
-    model = model or build_clip(tokenizer)
+    model = build_clip(tokenizer)
+    use_plain_attention(model)
     head = nn.Linear(model.config.vision_config.hidden_size, CLASSES)
     ids = token_ids(tokenizer, made.captions)
     orders = (SWAPS[k % len(SWAPS) :] + SWAPS[: k % len(SWAPS)] for k in range(len(ids)))
     exchanged = token_ids(tokenizer, [swapped(c, order) for c, order in zip(made.captions, orders, strict=True)])
-    shapes, kinds = _kind_ids(tokenizer, SHAPES), [_kind_ids(tokenizer, words) for words in KINDS]
+    shapes, kinds = kind_ids(tokenizer, SHAPES), [kind_ids(tokenizer, words) for words in KINDS]
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         pick = np.sort(batch_indices(CONFIG, step, len(ids)))
@@ -101,23 +102,25 @@ def train_clip(made: Renders, tokenizer: CLIPTokenizer, work: Path, model: CLIPM
             dx, dy = (int(v) for v in torch.randint(0, 2 * SHIFT + 1, (2,), generator=generator))
             size = pixels.shape[-1]
             pixels = F.pad(pixels, (SHIFT,) * 4, mode="replicate")[..., dy : dy + size, dx : dx + size]
-        vision = model.vision_model(pixel_values=pixels)
-        seen = F.normalize(model.visual_projection(vision.pooler_output), dim=-1)
         kind = kinds[step % len(kinds)]
         texts = torch.stack(
             [ids[at], exchanged[at], replaced(ids[at], shapes, generator), replaced(ids[at], kind, generator)]
         )
         texts = texts[..., : int((texts != tokenizer.pad_token_id).sum(-1).max()) + 1]  # the end token is the padding
-        said = F.normalize(model.get_text_features(input_ids=texts.flatten(0, 1)).pooler_output, dim=-1)
+        with autocast():
+            vision = model.vision_model(pixel_values=pixels)
+            seen = model.visual_projection(vision.pooler_output)
+            read = model.get_text_features(input_ids=texts.flatten(0, 1)).pooler_output
+            patches = head(vision.last_hidden_state[:, 1:]).float()
+        seen, read = F.normalize(seen.float(), dim=-1), F.normalize(read.float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
-        loss, logits = contrastive_loss(seen, said.unflatten(0, texts.shape[:2]), texts, scale)
+        loss, logits = contrastive_loss(seen, read.unflatten(0, texts.shape[:2]), texts, scale)
         figures = {"top1": (logits.argmax(1) == torch.arange(len(at))).float().mean().item(), "scale": scale.item()}
         if not shifted:
             shares = torch.from_numpy(made.shares[pick]).flatten(1, 2).float() / 255
-            patches = F.cross_entropy(head(vision.last_hidden_state[:, 1:]).flatten(0, 1), shares.flatten(0, 1))
-            loss = loss + PATCH_WEIGHT * patches
-            figures["patches"] = patches.item()
+            by_patch = F.cross_entropy(patches.flatten(0, 1), shares.flatten(0, 1))
+            loss = loss + PATCH_WEIGHT * by_patch
+            figures["patches"] = by_patch.item()
         return loss, figures
 
-    fit("clip", work, nn.ModuleDict({"clip": model, "patches": head}), loss_of, CONFIG)
-    return model
+    return model, Task("clip", nn.ModuleDict({"clip": model, "patches": head}), loss_of, CONFIG)

@@ -1,4 +1,4 @@
-"""The one loop behind the three prior recipes: resumable by the same command, EMA, cosine schedule."""
+"""The one loop behind the prior's recipes: resumable by the same command, EMA, cosine schedule, several processes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pipeline.contract.errors import CnlabError
 from trainer.data.batches import Order
+from trainer.parallel import Ranks
 from trainer.schedule import learning_rate
 from trainer.state.checkpoint import (
     latest_checkpoint,
@@ -26,8 +30,10 @@ from trainer.state.checkpoint import (
     save_tensors,
 )
 
-#: (step, generator) -> loss and further figures to log; the generator is seeded from (seed, step).
+#: (step, generator) -> loss and further figures to log; the generator is seeded from (seed, step), equally in every
+#: process, so that a recipe draws for the whole batch and then takes its `part_of_batch`.
 LossFunction = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
+ONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,16 @@ class FitConfig:
     clip: float = 1.0
     save_every: int = 250
     seed: int = 0
+    milestones: tuple[int, ...] = ()  # steps whose averaged weights stay for good, as ema-*.safetensors
+
+
+class Task(NamedTuple):
+    """What to train: a name, the module that holds every trained parameter, its loss and its schedule."""
+
+    name: str
+    model: nn.Module
+    loss_of: LossFunction
+    config: FitConfig
 
 
 def batch_indices(config: FitConfig, step: int, count: int) -> np.ndarray:
@@ -50,48 +66,119 @@ def batch_indices(config: FitConfig, step: int, count: int) -> np.ndarray:
     return np.array(next(iter(Order(count, config.batch, config.seed, step, step + 1))))
 
 
-def fit(name: str, folder: Path, model: nn.Module, loss_of: LossFunction, config: FitConfig) -> None:
-    """Train ``model`` in place and leave its EMA weights in it.
+def part_of_batch(ranks: Ranks, batch: int) -> slice:
+    """Which samples of a batch this process trains on. Raises CnlabError if they cannot be shared out equally."""
+    if batch % ranks.world:
+        raise CnlabError(f"a batch of {batch} cannot be split equally over {ranks.world} processes")
+    return slice(ranks.rank, None, ranks.world)
 
-    Checkpoints go to ``folder``/step-*; running again goes on from the newest, with the same batches and noise.
+
+def average_gradients(params: list[nn.Parameter], ranks: Ranks) -> None:
+    """Replace every gradient by its mean over the processes, in one message."""
+    if ranks.world == 1:
+        return
+    gradients = [p.grad for p in params if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= ranks.world
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def seconds_per_step(task: Task, steps: int = 2) -> float:
+    """How long one step of ``task`` takes here, by the fastest of ``steps`` forward and backward passes."""
+    times = []
+    for step in range(steps + 1):  # the first one warms up
+        start = time.perf_counter()
+        task.loss_of(step, torch.Generator().manual_seed(step))[0].backward()
+        times.append(time.perf_counter() - start)
+    task.model.zero_grad(set_to_none=True)
+    return min(times[1:])
+
+
+def steps_left(config: FitConfig, folder: Path) -> int:
+    """Steps that training below ``folder`` still has to do."""
+    newest = latest_checkpoint(folder) if folder.is_dir() else None
+    return config.steps - (read_state(newest)["step"] if newest else 0)
+
+
+class _Weights:
+    """Parameters of a task with optimizer and EMA, and how they are written and read."""
+
+    def __init__(self, task: Task) -> None:
+        config = task.config
+        self.task = task
+        self.params = [p for p in task.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.params, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
+        )
+        self.ema = EMAModel(self.params, decay=config.ema_decay)
+
+    def read(self, place: Path) -> int:
+        """Put a checkpoint back; returns its step."""
+        step = int(read_state(place)["step"])
+        self.task.model.load_state_dict(load_tensors(place / "model.safetensors"))
+        load_optimizer(self.optimizer, load_tensors(place / "optimizer.safetensors"))
+        shadow = load_tensors(place / "ema.safetensors")
+        self.ema.shadow_params = [shadow[str(i)] for i in range(len(self.params))]
+        self.ema.optimization_step = step
+        return step
+
+    def write(self, place: Path) -> None:
+        """Everything that going on needs, as safetensors."""
+        save_tensors(self.task.model.state_dict(), place / "model.safetensors")
+        save_tensors(optimizer_tensors(self.optimizer), place / "optimizer.safetensors")
+        save_tensors({str(i): p for i, p in enumerate(self.ema.shadow_params)}, place / "ema.safetensors")
+
+    def step(self, rate: float, ranks: Ranks) -> float:
+        """One update from the gradients at hand; returns their norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        average_gradients(self.params, ranks)
+        norm = nn.utils.clip_grad_norm_(self.params, self.task.config.clip)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.step(self.params)
+        return norm.item()
+
+    def write_average(self, path: Path) -> None:
+        """The averaged weights alone, under the model's own names."""
+        self.ema.store(self.params)
+        self.ema.copy_to(self.params)
+        save_tensors(self.task.model.state_dict(), path)
+        self.ema.restore(self.params)
+
+
+def fit(task: Task, folder: Path, ranks: Ranks = ONE) -> None:
+    """Train the task's model in place and leave its EMA weights in it.
+
+    Checkpoints go to ``folder``/step-*; running again goes on from the newest, with the same batches and noise. With
+    several ``ranks``, each computes the loss of its part of a batch; the first alone writes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    params = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(params, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
-    ema = EMAModel(params, decay=config.ema_decay)
-    start = 0
-    if found := latest_checkpoint(folder):
-        start = read_state(found)["step"]
-        model.load_state_dict(load_tensors(found / "model.safetensors"))
-        load_optimizer(optimizer, load_tensors(found / "optimizer.safetensors"))
-        shadow = load_tensors(found / "ema.safetensors")
-        ema.shadow_params = [shadow[str(i)] for i in range(len(params))]
-        ema.optimization_step = start
-
-    def write(place: Path) -> None:
-        save_tensors(model.state_dict(), place / "model.safetensors")
-        save_tensors(optimizer_tensors(optimizer), place / "optimizer.safetensors")
-        save_tensors({str(i): p for i, p in enumerate(ema.shadow_params)}, place / "ema.safetensors")
-
-    model.train()
-    began, seen = time.perf_counter(), 0
-    for step in (bar := tqdm(range(start, config.steps), initial=start, total=config.steps, desc=name, mininterval=5)):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.lr, config.warmup, config.steps, "cosine")
-        loss, figures = loss_of(step, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+    config, weights = task.config, _Weights(task)
+    newest = latest_checkpoint(folder)
+    start = weights.read(newest) if newest else 0
+    task.model.train()
+    began = time.perf_counter()
+    steps = range(start, config.steps)
+    bar = tqdm(steps, task.name, total=config.steps, initial=start, mininterval=5, disable=not ranks.first)
+    for step in bar:
+        loss, figures = task.loss_of(step, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(params, config.clip)
-        if torch.isfinite(norm):
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.step(params)
-        seen += config.batch
+        norm = weights.step(learning_rate(step, config.lr, config.warmup, config.steps, "cosine"), ranks)
+        if not ranks.first:
+            continue
         if step % 20 == 0:
-            row = {"step": step, "loss": loss.item(), "grad_norm": norm.item(), **figures}
+            row = {"step": step, "loss": loss.item(), "grad_norm": norm, **figures}
             bar.set_postfix({k: f"{v:.4f}" for k, v in row.items() if k != "step"})
+            speed = (step + 1 - start) * config.batch / (time.perf_counter() - began)
             with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps({**row, "samples_per_second": seen / (time.perf_counter() - began)}) + "\n")
+                log.write(json.dumps({**row, "samples_per_second": speed}) + "\n")
+        if (step + 1) in config.milestones:
+            weights.write_average(folder / f"ema-{step + 1:07d}.safetensors")
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            save_checkpoint(folder, step + 1, write, {"name": name})
-    ema.copy_to(params)
-    model.eval()
+            save_checkpoint(folder, step + 1, weights.write, {"name": task.name})
+    weights.ema.copy_to(weights.params)
+    task.model.eval()

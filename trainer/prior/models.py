@@ -18,6 +18,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 IMAGE_SIZE = 128
 TOKENS = 32  # captions of three objects take 26
 TEXT_WIDTH = 128
+LATENT_CHANNELS = 4
 
 
 def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
@@ -91,7 +92,7 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     )
 
 
-def build_vae() -> AutoencoderKL:
+def build_vae(latent_channels: int = LATENT_CHANNELS) -> AutoencoderKL:
     """8x autoencoder with thin full-resolution layers."""
     channels = (16, 32, 64, 96)
     return AutoencoderKL(
@@ -101,18 +102,18 @@ def build_vae() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent_channels,
         norm_num_groups=8,
         sample_size=IMAGE_SIZE,
     )
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet(latent_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
     """SD 1.5's block layout at a fraction of its width."""
     return UNet2DConditionModel(
         sample_size=IMAGE_SIZE // 8,
-        in_channels=4,
-        out_channels=4,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         layers_per_block=2,
         block_out_channels=(48, 80, 112, 112),
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import trange
 from transformers import CLIPTextModel
 
 from trainer.nets.diffusion import diffusion_target
-from trainer.prior.fit import FitConfig, batch_indices, fit
+from trainer.parallel import Ranks
+from trainer.prior.cpu import autocast, use_plain_attention
+from trainer.prior.fit import ONE, FitConfig, Task, batch_indices, part_of_batch
 from trainer.prior.models import build_scheduler, build_unet
 
-CONFIG = FitConfig(steps=6200, lr=1e-3, batch=32, warmup=200, ema_decay=0.998, weight_decay=0.0)
+CONFIG = FitConfig(  # 2 million samples
+    steps=31_250,
+    lr=1e-3,
+    batch=64,
+    warmup=300,
+    ema_decay=0.9995,
+    weight_decay=0.0,
+    save_every=100,
+    milestones=(1_562, 3_125, 6_250, 12_500, 25_000),  # 100, 200, 400, 800 and 1,600 thousand samples
+)
 EMPTY_PROMPT_RATE = 0.1  # for classifier-free guidance (Ho and Salimans, 2022)
 
 
@@ -26,24 +34,29 @@ def encode_texts(encoder: CLIPTextModel, ids: Tensor, batch: int = 256) -> NDArr
     """Last hidden states, what SD's cross-attention reads: (N, TOKENS) int64 -> (N, TOKENS, D) float16."""
     out = [
         encoder(input_ids=ids[start : start + batch]).last_hidden_state.half().numpy()
-        for start in trange(0, len(ids), batch, desc="text states", unit="batch", mininterval=5)
+        for start in range(0, len(ids), batch)
     ]
     return np.concatenate(out)
 
 
-def train_unet(
-    moments: NDArray[np.float16], states: NDArray[np.float16], empty: NDArray[np.float16], scale: float, work: Path
-) -> UNet2DConditionModel:
-    """Train (or finish training) the UNet.
+def unet_task(
+    moments: NDArray[np.float16],
+    states: NDArray[np.float16],
+    empty: NDArray[np.float16],
+    scale: float,
+    ranks: Ranks = ONE,
+) -> tuple[UNet2DConditionModel, Task]:
+    """The UNet, untrained, and what trains it.
 
-    moments  (N, 8, 16, 16) float16, posterior mean and standard deviation, unscaled
+    moments  (N, 2C, 16, 16) float16, posterior mean and standard deviation, unscaled
     states   (N, TOKENS, D) float16 text states, ``empty`` (TOKENS, D) those of ""
     scale    the autoencoder's scaling factor
     """
     torch.manual_seed(13)
-    model = build_unet().to(memory_format=torch.channels_last)
+    model = build_unet(moments.shape[1] // 2)
+    use_plain_attention(model)
     scheduler = build_scheduler()
-    nothing = torch.from_numpy(empty).float()
+    nothing, part = torch.from_numpy(empty).float(), part_of_batch(ranks, CONFIG.batch)
 
     def loss_of(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         pick = np.sort(batch_indices(CONFIG, step, len(moments)))
@@ -55,9 +68,9 @@ def train_unet(
         # one timestep from each of B equal strata: the same expectation as i.i.d. draws, less variance
         t = ((torch.arange(len(pick)) + torch.rand(len(pick), generator=g)) / len(pick) * 1000).long()
         t = t[torch.randperm(len(pick), generator=g)]
-        noisy = scheduler.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
-        prediction = model(noisy, t, text).sample
-        return F.mse_loss(prediction, diffusion_target(scheduler, latents, noise, t)), {}
+        latents, noise, t = latents[part], noise[part], t[part]
+        with autocast():
+            prediction = model(scheduler.add_noise(latents, noise, t), t, text[part]).sample
+        return F.mse_loss(prediction.float(), diffusion_target(scheduler, latents, noise, t)), {}
 
-    fit("unet", work, model, loss_of, CONFIG)
-    return model
+    return model, Task("unet", model, loss_of, CONFIG)

@@ -6,17 +6,16 @@ colour than whole images (docs/log.md); the last part sees whole images, for whi
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import trange
 
 from trainer.data.encode import to_model_range
-from trainer.prior.fit import FitConfig, batch_indices, fit
+from trainer.parallel import Ranks
+from trainer.prior.cpu import autocast, use_plain_attention
+from trainer.prior.fit import ONE, FitConfig, Task, batch_indices, part_of_batch
 from trainer.prior.models import build_vae
 
 CONFIG = FitConfig(steps=7000, lr=1.5e-3, batch=8, warmup=100, ema_decay=0.998, weight_decay=0.0)
@@ -30,37 +29,43 @@ def gradient_difference(a: Tensor, b: Tensor) -> Tensor:
     return (e[..., :, 1:] - e[..., :, :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
 
 
-def train_vae(images: NDArray[np.uint8], work: Path) -> AutoencoderKL:
-    """Train (or finish training) the autoencoder; sets ``config.scaling_factor`` to 1 / latent standard deviation."""
+def vae_task(images: NDArray[np.uint8], ranks: Ranks = ONE) -> tuple[AutoencoderKL, Task]:
+    """The autoencoder, untrained, and what trains it on ``images`` (N, S, S, 3) uint8."""
     torch.manual_seed(12)
     model = build_vae()
+    use_plain_attention(model)
+    part = part_of_batch(ranks, CONFIG.batch)
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        x = to_model_range(images[np.sort(batch_indices(CONFIG, step, len(images)))])
+        x = to_model_range(images[np.sort(batch_indices(CONFIG, step, len(images)))[part]])
         if step < CROP_SHARE * CONFIG.steps:
             top, left = (int(v) for v in torch.randint(0, x.shape[-1] - CROP + 1, (2,), generator=generator))
             x = x[..., top : top + CROP, left : left + CROP]
-        with torch.autocast("cpu", torch.bfloat16):  # 1.6 times as fast here; the losses below stay in float32
+        with autocast():  # 1.6 times as fast; the losses below stay in float32
             posterior = model.encode(x).latent_dist
-            y = model.decode(posterior.sample(generator)).sample
+            noise = torch.randn((CONFIG.batch, *posterior.mean.shape[1:]), generator=generator)[part]
+            y = model.decode(posterior.mean + posterior.std * noise).sample
         y = y.float()
         l1, l2, edges = (y - x).abs().mean(), (y - x).square().mean(), gradient_difference(y, x)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         figures = {"l1": l1.item(), "psnr": 10 * np.log10(4 / l2.item()), "edges": edges.item(), "kl": kl.item()}
         return l1 + 2 * l2 + edges + KL_WEIGHT * kl, figures
 
-    fit("vae", work, model, loss_of, CONFIG)
-    latents = encode_moments(model, images[:2048])[:, :4]
-    model.register_to_config(scaling_factor=float(1 / latents.std()))
-    return model
+    return model, Task("vae", model, loss_of, CONFIG)
+
+
+def set_scaling_factor(vae: AutoencoderKL, images: NDArray[np.uint8]) -> None:
+    """Set ``config.scaling_factor`` to 1 / the standard deviation of the latents of ``images``."""
+    means = encode_moments(vae, images)[:, : vae.config.latent_channels]
+    vae.register_to_config(scaling_factor=float(1 / means.std(dtype=np.float64)))
 
 
 @torch.inference_mode()
 def encode_moments(vae: AutoencoderKL, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float16]:
-    """Posterior mean and standard deviation of every image, (N, 8, S/8, S/8) float16, unscaled."""
+    """Posterior mean and standard deviation of every image, (N, 2C, S/8, S/8) float16, unscaled."""
     out = []
-    for start in trange(0, len(images), batch, desc="encoding", unit="batch", mininterval=5):
-        with torch.autocast("cpu", torch.bfloat16):
+    for start in range(0, len(images), batch):
+        with autocast():
             posterior = vae.encode(to_model_range(images[start : start + batch])).latent_dist
         out.append(torch.cat([posterior.mean, posterior.std], 1).half().numpy())
     return np.concatenate(out)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +15,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.contract.errors import CnlabError
 from pipeline.tabletop import render, sample_scene
 from pipeline.tabletop.scene import COLORS, SHAPES
 from trainer.nets.models import WEIGHTS, load_prior
+from trainer.parallel import Ranks
 from trainer.prior.clip import SWAPS, contrastive_loss, replaced, token_ids
-from trainer.prior.fit import FitConfig, batch_indices, fit
+from trainer.prior.fit import FitConfig, Task, batch_indices, fit, part_of_batch, seconds_per_step, steps_left
 from trainer.prior.models import TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
-from trainer.prior.renders import class_shares, renders
+from trainer.prior.renders import OBJECT_CLASSES, class_shares, object_classes, renders
 from trainer.state.checkpoint import latest_checkpoint, load_tensors
 
 CAPTIONS = [sample_scene(5, i).caption for i in range(400)]
@@ -78,21 +83,22 @@ def test_clip_gives_equal_widths(tokenizer) -> None:  # type: ignore[no-untyped-
 
 
 def test_renders_resume_after_a_kill(tmp_path: Path) -> None:
-    images, captions, shares = renders(tmp_path, 3, 300, size=32, workers=1)
+    images, captions, shares, objects = renders(tmp_path, 3, 300, size=32, workers=1)
     assert captions[299] == sample_scene(3, 299).caption
     assert np.array_equal(images[7], render(sample_scene(3, 7), 32).image)
     ledger = tmp_path / "captions-3-300-32.jsonl"
     assert np.array_equal(shares[7], class_shares(render(sample_scene(3, 7), 32).segment))
-    whole, parts = np.array(images), np.array(shares)
+    whole, parts, whole_objects = np.array(images), np.array(shares), np.array(objects)
     kept = next(s for s in ledger.read_text().splitlines() if s)
     ledger.write_text(kept + '\n{"start": 250, "capt')  # the kill came in the middle of a line
     broken = np.lib.format.open_memmap(tmp_path / "images-3-300-32.npy", mode="r+")
     missing = slice(250, 300) if json.loads(kept)["start"] == 0 else slice(0, 250)
     broken[missing] = 0
     broken.flush()
-    again, texts, cells = renders(tmp_path, 3, 300, size=32, workers=1)
+    again, texts, cells, classes = renders(tmp_path, 3, 300, size=32, workers=1)
     assert np.array_equal(again, whole)
     assert np.array_equal(cells, parts)
+    assert np.array_equal(classes, whole_objects)
     assert texts == captions
 
 
@@ -103,6 +109,20 @@ def test_class_shares_counts_pixels() -> None:
     assert shares.shape == (8, 8, 7)
     assert shares[0, 0].tolist() == [64, 128, 0, 0, 64, 0, 0]
     assert (shares[1:] == [255, 0, 0, 0, 0, 0, 0]).all()
+
+
+def test_object_classes_name_the_largest_object_of_a_cell() -> None:
+    scene = next(s for s in (sample_scene(5, i) for i in range(50)) if len(s.things) == 2)
+    instance = np.zeros((32, 32), np.uint8)  # cells of 2 x 2
+    instance[:2, :2] = [[3, 3], [3, 2]]
+    instance[:2, 2:4] = 2
+    instance[2:4, :2] = 1
+    classes = object_classes(instance, scene.things)
+    assert classes.shape == (16, 16)
+    first, second = (2 + 8 * SHAPES.index(t.shape) + list(COLORS).index(t.color) for t in scene.things)
+    assert classes[0, :3].tolist() == [second, first, 0]
+    assert classes[1, 0] == 1
+    assert classes.max() < OBJECT_CLASSES
 
 
 def test_replaced_changes_one_word_of_the_kind() -> None:
@@ -143,7 +163,7 @@ def test_fit_resumes_bit_equal(tmp_path: Path) -> None:
             x = torch.randn(4, 3, generator=g)
             return (model(x) - x @ target.T).square().mean(), {}
 
-        fit("test", folder, model, loss_of, config)
+        fit(Task("test", model, loss_of, config), folder)
         return torch.cat([p.flatten() for p in model.parameters()])
 
     whole = run(tmp_path / "whole")
@@ -153,6 +173,47 @@ def test_fit_resumes_bit_equal(tmp_path: Path) -> None:
     assert found is not None
     assert found.name == "step-0000006"
     assert torch.equal(run(tmp_path / "cut"), whole)
+
+
+def test_two_processes_average_to_what_one_computes(tmp_path: Path) -> None:
+    from prior_fit_driver import fit_line
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    fit_line(one, Ranks())
+    code = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    driver = Path(__file__).with_name("prior_fit_driver.py")
+    root = str(Path(__file__).parents[3])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    done = subprocess.run([*code, str(driver), str(two)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for file in ("model", "ema", "optimizer"):
+        ours, theirs = (load_tensors(d / "step-0000008" / f"{file}.safetensors") for d in (one, two))
+        for name, value in ours.items():
+            assert torch.allclose(value, theirs[name], atol=1e-6), (file, name)
+    assert len((two / "log.jsonl").read_text().splitlines()) == 1, "one process alone writes"
+    with pytest.raises(CnlabError, match="3 processes"):
+        part_of_batch(Ranks(0, 3), 4)
+
+
+def test_fit_leaves_averaged_weights_at_milestones_and_forecasts_change_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    config = FitConfig(steps=4, lr=0.05, batch=4, warmup=1, ema_decay=0.5, milestones=(2, 4))
+
+    def loss_of(step: int, g: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        return model(torch.randn(4, 3, generator=g)).square().mean(), {}
+
+    task = Task("test", model, loss_of, config)
+    before = [p.detach().clone() for p in model.parameters()]
+    assert seconds_per_step(task) > 0
+    assert all(p.grad is None and torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert steps_left(config, tmp_path / "none") == 4
+    fit(task, tmp_path)
+    assert steps_left(config, tmp_path) == 0
+    assert sorted(p.name for p in tmp_path.glob("ema-*")) == ["ema-0000002.safetensors", "ema-0000004.safetensors"]
+    last = load_tensors(tmp_path / "ema-0000004.safetensors")
+    assert all(torch.equal(v, last[k]) for k, v in model.state_dict().items()), "what the fit leaves in the model"
+    assert not torch.equal(last["weight"], load_tensors(tmp_path / "ema-0000002.safetensors")["weight"])
 
 
 def test_batches_cover_each_epoch_once() -> None:
@@ -177,7 +238,7 @@ def test_shipped_weights_are_small_whole_and_without_pickles() -> None:
 
 
 def test_shipped_autoencoder_keeps_pictures() -> None:
-    from trainer.data.items import to_model_range
+    from trainer.data.encode import to_model_range
 
     vae = load_prior("tabletop", torch.device("cpu")).vae
     x = to_model_range(np.stack([render(sample_scene(123, i)).image for i in range(4)]))

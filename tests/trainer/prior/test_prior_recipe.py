@@ -11,26 +11,37 @@ import pytest
 from evaluation.prior.quality import PriorQualityConfig, measure, write_cards
 from pipeline.contract.files import read_json
 from trainer.nets.models import load_prior
-from trainer.prior import __main__ as recipe
-from trainer.prior import clip, unet, vae
+from trainer.parallel import Ranks
+from trainer.prior import clip, judge, recipe, unet, vae
+from trainer.prior.__main__ import PriorConfig
 
 
 @pytest.mark.slow
-def test_the_recipe_trains_reuses_and_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_trains_reuses_and_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import torch
 
-    for part in (clip, unet, vae):
-        monkeypatch.setattr(part, "CONFIG", replace(part.CONFIG, steps=2, batch=4))
+    for part in (clip, judge, unet, vae):
+        monkeypatch.setattr(part, "CONFIG", replace(part.CONFIG, steps=2, batch=4, milestones=(1,)))
+    monkeypatch.setattr(recipe, "FORECAST_SAMPLES", 32)
     weights = tmp_path / "weights"
-    config = recipe.PriorConfig(work=tmp_path / "work", weights=weights, count=32)
-    recipe._train(config)
+    config = PriorConfig(work=tmp_path / "work", weights=weights, count=32, judge_count=32)
+    recipe.train(replace(config, part="judge"), Ranks())
+    assert sorted(p.name for p in weights.iterdir()) == ["tabletop-judge", "training.json"]
+    recipe.train(config, Ranks())
+    forecasts = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith(" h")]
+    assert forecasts == ["renders", "judge", "all", "renders", "judge", "clip", "vae", "unet", "all"]
+    assert (config.work / "unet" / "ema-0000001.safetensors").exists()
     kept = (weights / "tabletop-sd" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
-    recipe._train(replace(config, work=tmp_path / "other", reuse=True))
+    recipe.train(replace(config, work=tmp_path / "other", part="unet"), Ranks())
     assert (weights / "tabletop-sd" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes() == kept
     assert load_prior(str(weights / "tabletop-sd"), torch.device("cpu")).vae.config.scaling_factor > 0
     figures = measure(PriorQualityConfig(work=tmp_path / "work", weights=weights, samples=16))
     write_cards(weights, figures, read_json(weights / "training.json"), (1, 2))
     assert "4 steps" not in (weights / "tabletop-clip" / "README.md").read_text()
     assert "2 steps of 4" in (weights / "tabletop-clip" / "README.md").read_text()
-    assert 0 <= figures["caption_accuracy"]["renders"]["shape"]["value"] <= 1
+    assert "only judges" in (weights / "tabletop-judge" / "README.md").read_text()
+    assert 0 <= figures["caption_accuracy_of_samples"]["shape"]["value"] <= 1
+    assert figures["reconstruction"]["canny_f1_2px"]["value"] >= figures["reconstruction"]["canny_f1_0px"]["value"]
     assert np.isfinite(figures["kid_lite0_x1000"]["floor"]["value"])

@@ -1,0 +1,152 @@
+"""The whole recipe of the tabletop models, part by part, and how long the rest of it takes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from transformers import CLIPModel, CLIPTokenizer
+
+from pipeline.contract.files import read_json, write_json
+from pipeline.tabletop import render, sample_scene
+from trainer.data.cache import RowCache
+from trainer.nets.models import model_identity
+from trainer.parallel import Ranks
+from trainer.prior import clip, judge, unet, vae
+from trainer.prior.assemble import save_clip, save_sd
+from trainer.prior.fit import Task, fit, seconds_per_step, steps_left
+from trainer.prior.models import IMAGE_SIZE, LATENT_CHANNELS, TEXT_WIDTH, TOKENS, build_tokenizer
+from trainer.prior.renders import JUDGE_SEED, TRAIN_SEED, Renders, renders
+
+if TYPE_CHECKING:
+    from trainer.prior.__main__ import PriorConfig
+
+SCALING_SAMPLES = 2048  # renders whose latents set the scaling factor
+FORECAST_SAMPLES = 256  # renders that a forecast times a step with
+
+
+def train(config: PriorConfig, ranks: Ranks) -> None:
+    """Everything ``config.part`` asks for; every process calls it, the first writes."""
+    if ranks.first:
+        print("\n".join(forecast(config, ranks)), flush=True)
+    if config.part == "judge":
+        _judge(config, ranks)
+        return
+    with ranks.in_turn():
+        made = renders(config.work, TRAIN_SEED, config.count)
+    clip_folder, vae_folder = config.weights / "tabletop-clip", config.weights / "tabletop-sd" / "vae"
+    if config.part == "all":
+        clip_folder, vae_folder = config.work / "clip-final", config.work / "vae-final"
+        if ranks.first:
+            _clip(made, config.work, clip_folder)
+        _judge(config, ranks)
+        _vae(made.images, config.work, vae_folder, ranks)
+    _unet(config, made, clip_folder, vae_folder, ranks)
+
+
+def _judge(config: PriorConfig, ranks: Ranks) -> None:
+    """By the last process, while the first trains the CLIP: their losses compare a whole batch and are not split."""
+    if ranks.rank < ranks.world - 1:
+        return
+    folder = config.work / "judge-final"
+    if not (folder / "model.safetensors").exists():
+        made = renders(config.work, JUDGE_SEED, config.judge_count)
+        words = build_tokenizer(made.captions, config.work / "judge-tokenizer")
+        model, task = judge.judge_task(made, words)
+        fit(task, config.work / "judge")
+        save_clip(model, words, folder)
+    shutil.copytree(folder, config.weights / "tabletop-judge", dirs_exist_ok=True)
+    _record(config, "judge", f"{config.judge_count} renders; {_schedule(judge)}.")
+
+
+def _clip(made: Renders, work: Path, folder: Path) -> None:
+    if not (folder / "model.safetensors").exists():
+        words = build_tokenizer(made.captions, work / "tokenizer")
+        model, task = clip.clip_task(made, words)
+        fit(task, work / "clip")
+        save_clip(model, words, folder)
+
+
+def _vae(images: NDArray[np.uint8], work: Path, folder: Path, ranks: Ranks) -> None:
+    if folder.exists():
+        return
+    model, task = vae.vae_task(images, ranks)
+    fit(task, work / "vae", ranks)
+    if ranks.first:
+        vae.set_scaling_factor(model, images[:SCALING_SAMPLES])
+        model.save_pretrained(folder)
+    ranks.wait()
+
+
+def _unet(config: PriorConfig, made: Renders, clip_folder: Path, vae_folder: Path, ranks: Ranks) -> None:
+    ranks.wait()
+    encoder = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
+    autoencoder = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
+    ids = clip.token_ids(tokenizer, made.captions)
+    every = np.arange(config.count)
+    moments = RowCache(
+        config.work / f"moments-{model_identity(str(vae_folder))[:12]}",
+        (2 * autoencoder.config.latent_channels, IMAGE_SIZE // 8, IMAGE_SIZE // 8),
+        config.count,
+        "latents",
+    ).rows(every, lambda rows: vae.encode_moments(autoencoder, made.images[rows]))
+    states = RowCache(
+        config.work / f"states-{model_identity(str(clip_folder))[:12]}", (TOKENS, TEXT_WIDTH), config.count, "texts"
+    ).rows(every, lambda rows: unet.encode_texts(encoder.text_model, ids[torch.from_numpy(rows)]))
+    empty = unet.encode_texts(encoder.text_model, clip.token_ids(tokenizer, [""]))[0]
+    model, task = unet.unet_task(moments, states, empty, autoencoder.config.scaling_factor, ranks)
+    fit(task, config.work / "unet", ranks)
+    if ranks.first:
+        save_clip(encoder, tokenizer, config.weights / "tabletop-clip")
+        save_sd(model, autoencoder, encoder, tokenizer, config.weights / "tabletop-sd")
+        _record(config, "clip", f"{config.count} renders; {_schedule(clip)}.")
+        _record(config, "sd", f"{config.count} renders; autoencoder: {_schedule(vae)}; UNet: {_schedule(unet)}.")
+    ranks.wait()
+
+
+def _schedule(part: object) -> str:
+    """How long a part is trained, for its card."""
+    config = part.CONFIG  # type: ignore[attr-defined]
+    return f"{config.steps} steps of {config.batch}, peak learning rate {config.lr:g}, seed {config.seed}"
+
+
+def _record(config: PriorConfig, name: str, text: str) -> None:
+    """Put one model's sentence into training.json, from which the cards are written."""
+    path = config.weights / "training.json"
+    write_json(path, {**(read_json(path) if path.exists() else {}), name: text})
+
+
+def forecast(config: PriorConfig, ranks: Ranks) -> list[str]:
+    """Lines that say how long each part still takes, from a few of its steps on this machine."""
+    start = time.perf_counter()
+    for index in range(10):
+        render(sample_scene(TRAIN_SEED, index), IMAGE_SIZE)
+    seconds = {"renders": (time.perf_counter() - start) / 10 * (config.count + config.judge_count) / 2}
+    made = renders(config.work / "forecast", TRAIN_SEED, FORECAST_SAMPLES)  # some seconds, once
+    words = build_tokenizer(made.captions, config.work / "forecast" / "tokenizer")
+    moments = np.zeros((FORECAST_SAMPLES, 2 * LATENT_CHANNELS, IMAGE_SIZE // 8, IMAGE_SIZE // 8), np.float16)
+    states = np.zeros((FORECAST_SAMPLES, TOKENS, TEXT_WIDTH), np.float16)
+    tasks: dict[str, Task] = {}
+    if config.part != "unet":
+        tasks["judge"] = judge.judge_task(made, words)[1]
+    if config.part == "all":
+        tasks["clip"] = clip.clip_task(made, words)[1]
+        tasks["vae"] = vae.vae_task(made.images, ranks)[1]
+    if config.part != "judge":
+        tasks["unet"] = unet.unet_task(moments, states, states[0], 1.0, ranks)[1]
+    for name, task in tasks.items():
+        left = steps_left(task.config, config.work / name)
+        seconds[name] = left and left * seconds_per_step(task)
+    lines = [f"{name:8} {value / 3600:6.2f} h" for name, value in seconds.items()]
+    return [
+        f"time left on {ranks.world} process(es), at most:",
+        *lines,
+        f"{'all':8} {sum(seconds.values()) / 3600:6.2f} h",
+    ]
