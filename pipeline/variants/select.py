@@ -95,5 +95,5 @@ def run_select(config: SelectConfig) -> None:
     header = select(config)
     counts = header["counts"]
     print(
-        f"{header['name']}: {counts['train']} train by {config.select}, {counts['eval']} eval; subsets are its first rows"
+        f"{header['name']}: {counts['train']} train by {config.select}, {counts['eval']} eval; its subsets are nested"
     )
