@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.config import EvalConfig
-from evaluation.generations import generate, load_painter, one_thread, open_generated, order_for, workers
+from evaluation.generations import generate, load_painter, open_generated, order_for
 from evaluation.judges.features import Features, inception_extractor, lite0_extractor
 from evaluation.metrics.intervals import Estimate, mean_interval
 from evaluation.metrics.normalised import normalised_score
 from evaluation.metrics.sets import copied_share, set_estimates, set_names
 from evaluation.results import append_rows, read_results
 from evaluation.samples import EvalSet, Indices
-from evaluation.sampling import Recipe, make_recipe
+from evaluation.sampling import Recipe, make_recipe, one_thread, workers
 from evaluation.scores import FLOOR, NORMALISED, Judges, PictureSet, ScoreStore, higher_is_better
 from evaluation.subjects import Subject
 from evaluation.targets import Folder, Target, arm_facts, resolve

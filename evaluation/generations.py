@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,7 @@ from pipeline.contract.pictures import Picture, Pictures, read_picture, stack_im
 from trainer.run_folder import feeds_signed
 
 if TYPE_CHECKING:
-    from evaluation.sampling import Painter, Recipe
+    from evaluation.sampling import Painter, Recipe, one_thread
 
 REQUEST, MANIFEST = "request.json", "manifest.json"
 
@@ -83,20 +81,6 @@ def load_painter(model: str, controls: tuple[str, ...], recipe: Recipe, device: 
     return Painter(model, controls, recipe, device)
 
 
-@contextlib.contextmanager
-def one_thread(device: str) -> Iterator[None]:
-    """On a CPU one thread a process: a picture's bits then do not depend on how many there are."""
-    import torch
-
-    before = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def paint_block(order: Order, group: int, block: int) -> int:
     """Paint a block and write those of its pictures that are not there; returns how many."""
     samples, size = order.eval_set(), order.recipe.block
@@ -138,29 +122,6 @@ def _maps(order: Order, own: Indices) -> list[NDArray[Any]]:
     pairs = zip(order.conditions, order.controls, strict=False)
     maps = [(samples.maps(name, rows)[0], feeds_signed(control, name)) for name, control in pairs]
     return [signed_map(own_maps) if signed else own_maps for own_maps, signed in maps]
-
-
-@contextlib.contextmanager
-def workers(count: int, scheduler: str) -> Iterator[Executor | None]:
-    """Who paints: workers of a running Dask scheduler, ``count`` processes of this machine, or (None) this process."""
-    if scheduler:
-        from distributed import Client
-
-        try:
-            client = Client(scheduler, timeout=20)
-        except (OSError, ValueError) as error:
-            raise CnlabError(
-                f"no Dask scheduler answers at {scheduler} ({error}); start one, or leave it out"
-            ) from error
-        with client:
-            info = client.scheduler_info()["workers"].values()
-            gpu = any("GPU" in (worker.get("resources") or {}) for worker in info)
-            yield client.get_executor(pure=False, retries=3, **({"resources": {"GPU": 1}} if gpu else {}))
-    elif count > 1:
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-            yield pool
-    else:
-        yield None
 
 
 def generate(order: Order, subject: Subject, executor: Executor | None = None) -> int:

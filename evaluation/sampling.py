@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -223,3 +226,40 @@ def _noise(seeds: list[int], channels: int, side: int) -> Tensor:
     """(B, channels, side, side) float32; each picture has its own generator on the CPU, whatever block and device."""
     draws = [torch.randn((channels, side, side), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(draws)
+
+
+@contextlib.contextmanager
+def one_thread(device: str) -> Iterator[None]:
+    """On a CPU one thread a process: a picture's bits then do not depend on how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def workers(count: int, scheduler: str) -> Iterator[Executor | None]:
+    """Who paints: workers of a running Dask scheduler, ``count`` processes of this machine, or (None) this process."""
+    if scheduler:
+        from distributed import Client
+
+        try:
+            client = Client(scheduler, timeout=20)
+        except (OSError, ValueError) as error:
+            raise CnlabError(
+                f"no Dask scheduler answers at {scheduler} ({error}); start one, or leave it out"
+            ) from error
+        with client:
+            info = client.scheduler_info()["workers"].values()
+            gpu = any("GPU" in (worker.get("resources") or {}) for worker in info)
+            yield client.get_executor(pure=False, retries=3, **({"resources": {"GPU": 1}} if gpu else {}))
+    elif count > 1:
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+            yield pool
+    else:
+        yield None

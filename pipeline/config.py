@@ -14,6 +14,7 @@ from pipeline.contract.dataset import FORMAT
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
 from pipeline.contract.models import weights_identity
+from pipeline.contract.options import check_finite
 from pipeline.contract.sizes import format_size, parse_size
 from pipeline.screen import duplicates
 from pipeline.screen.limits import PRESETS, resolve_limits
@@ -55,6 +56,7 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         """Check every value and resolve the automatic ones; raises CnlabError."""
+        check_finite(self)
         rendered = self.kind in RENDERED
         for name, value in {
             "resolved_size": parse_size(self.size),

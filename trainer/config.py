@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
+from pipeline.contract.options import check_finite, check_least
 from pipeline.contract.sizes import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -261,12 +261,12 @@ class Training:
 
     def check(self) -> None:
         """Refuse what cannot work; raises CnlabError with one line."""
-        _check_numbers(self)
+        check_finite(self)
         least = dict.fromkeys(("lora_rank", "steps", "batch", "accumulate", "save_every", "validate_every"), 1)
-        _check_least(self, "--", {**least, "seed": 0, "order_seed": 0})
-        _check_least(self.watch, "--watch.", WATCH_LEAST)
-        _check_least(self.save, "--save.", {"minutes": 0, "keep": 1})
-        _check_least(self.optimizer, "--optimizer.", dict.fromkeys(("warmup", "weight_decay", "clip", "min_snr"), 0))
+        check_least(self, "--", {**least, "seed": 0, "order_seed": 0})
+        check_least(self.watch, "--watch.", WATCH_LEAST)
+        check_least(self.save, "--save.", {"minutes": 0, "keep": 1})
+        check_least(self.optimizer, "--optimizer.", dict.fromkeys(("warmup", "weight_decay", "clip", "min_snr"), 0))
         if self.lr <= 0:
             raise CnlabError(f"--lr {self.lr} must be above 0")
         if self.batch % self.accumulate:
@@ -350,42 +350,10 @@ def training_from(record: dict[str, Any]) -> Training:
     return Training(**{**values, **paths, "engine": tuple(values["engine"])})
 
 
-def differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Names of the values that differ, those of groups as ``group.name``."""
-    names = []
-    for key, value in new.items():
-        there = old.get(key)
-        if isinstance(value, dict) and isinstance(there, dict):
-            names += [f"{key}.{name}" for name in differing(there, value)]
-        elif _plain(there) != _plain(value):
-            names.append(key)
-    return names
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _over(options: DataclassInstance, preset: Group) -> Group:
     """``preset`` with the options that are set in place of its values."""
     values = {f.name: getattr(options, f.name) for f in fields(options)}
     return replace(preset, **{name: value for name, value in values.items() if value is not None})
-
-
-def _check_numbers(options: DataclassInstance, prefix: str = "--") -> None:
-    for f in fields(options):
-        value = getattr(options, f.name)
-        name = prefix + f.name.replace("_", "-")
-        if is_dataclass(value) and not isinstance(value, type):
-            _check_numbers(value, f"{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise CnlabError(f"{name} {value} is no finite number")
-
-
-def _check_least(options: DataclassInstance, prefix: str, least: dict[str, int]) -> None:
-    for name, low in least.items():
-        if getattr(options, name) < low:
-            raise CnlabError(f"{prefix}{name.replace('_', '-')} must be at least {low}")
 
 
 def _check_groups(training: Training) -> None:

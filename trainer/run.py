@@ -18,7 +18,8 @@ from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder, remove, write_json
 from pipeline.contract.identity import code_version
-from trainer.config import IDENTITY, OPERATIONAL, TrainConfig, Training, differing, training_from
+from pipeline.contract.options import differing
+from trainer.config import IDENTITY, OPERATIONAL, TrainConfig, Training, training_from
 from trainer.convergence.detect import convergence_of
 from trainer.data.batches import Batches, Draw, load_batches
 from trainer.data.cache import cache_folder, prune

@@ -58,12 +58,12 @@ def build(config: DatasetConfig) -> dict[str, Any]:
     recipe = Recipe(config)
     about, identity = source_identity(config, recipe.source)
     with lock_folder(folder):
-        if check_fingerprint(folder / HEADER, identity):
+        if check_fingerprint(folder / HEADER, identity, about):
             print(f"{folder} is complete")
             header: dict[str, Any] = read_json(folder / HEADER)
             return header
         recipe.prepare()
-        _claim(config, identity)
+        _claim(config, identity, about)
         keys = ranked(recipe.source.keys(), config.eval_share)
         splits = [
             cut("eval", keys["eval"], config.eval_size, config.block),
@@ -92,18 +92,18 @@ def _unused_maps(config: DatasetConfig, source: Source) -> list[str]:
     ]
 
 
-def _claim(config: DatasetConfig, identity: str) -> None:
+def _claim(config: DatasetConfig, identity: str, about: dict[str, Any]) -> None:
     """Refuse a folder that holds another configuration's unfinished shards; else mark it as this one's.
 
     The claim stays when the set is finished: `verify` takes the build's options from it to repair damage.
     """
     claim = config.folder / CLAIM
-    if not check_fingerprint(claim, identity):
+    if not check_fingerprint(claim, identity, about):
         if any(config.folder.glob("*.parquet")):
             raise CnlabError(
                 f"{config.folder} holds shards of an unknown build; choose another NAME or delete that folder"
             )
         options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
         options["read"] = dataclasses.asdict(config.read)
-        write_json(claim, {"fingerprint": identity, "options": options})
+        write_json(claim, {"fingerprint": identity, "config": about, "options": options})
     remove_parts(config.folder)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
+from pipeline.contract.options import differing
 
 
 def canonical(value: Any) -> str:
@@ -30,15 +31,20 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def check_fingerprint(header: Path, expected: str) -> bool:
-    """True when ``header`` exists and belongs to this config, False when absent; a foreign one raises CnlabError."""
+def check_fingerprint(header: Path, expected: str, identity: dict[str, Any] | None = None) -> bool:
+    """True when ``header`` exists and belongs to this config, False when absent; a foreign one raises CnlabError.
+
+    The message names the fields that differ where ``identity`` is given and the header records its own as ``config``.
+    """
     if not header.exists():
         return False
-    found = read_json(header).get("fingerprint")
-    if found != expected:
+    record = read_json(header)
+    if record.get("fingerprint") != expected:
+        names = differing(record["config"], identity) if identity and isinstance(record.get("config"), dict) else []
+        why = f"it differs in {', '.join(names)}" if names else "its fingerprint differs"
         raise CnlabError(
-            f"{header.parent} was made with another configuration (fingerprint {str(found)[:12]}, this command's is "
-            f"{expected[:12]}); choose another NAME or delete that folder"
+            f"{header.parent} was made with another configuration ({why}); give this one another NAME "
+            "(--name), take the options it was made with, or delete that folder"
         )
     return True
 

@@ -60,12 +60,7 @@ def build_control(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if init:
-            control = load_control(init)
-        elif variant in LIGHT:
-            control = _light(unet, hint, LIGHT[variant])
-        else:
-            control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint)
+        control = load_control(init) if init else _new(unet, hint, variant)
         if hint_init == "gaussian" and not init:
             init_hint(control)
         if variant == "gaussian" and not init:
@@ -82,6 +77,12 @@ def build_control(
     if variant == "only_mid":
         _freeze_outputs(control, init)
     return control.to(unet.device).train()
+
+
+def _new(unet: UNet2DConditionModel, hint: tuple[int, ...], variant: str) -> ControlNetModel:
+    if variant in LIGHT:
+        return _light(unet, hint, LIGHT[variant])
+    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint)
 
 
 def _freeze_outputs(control: ControlNetModel, init: str) -> None:
