@@ -1,7 +1,7 @@
 # Everything people type. `make` alone runs the main job on the embedded default: dataset, train, eval, study.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all dataset train eval study experiment size report prior test test-fast proofs lint bench benchgpu clean help
+.PHONY: all dataset train eval study experiment sweep report prior test test-fast proofs lint bench benchgpu clean help
 .DEFAULT_GOAL := all
 
 SIZE      ?= 2k        # training samples; accepts 50k
@@ -14,7 +14,7 @@ WORKERS   ?= 2         # local Dask processes
 PROCESSES ?=           # processes that train the prior together; empty: one
 SCHEDULER ?=           # running Dask scheduler, e.g. tcp://host:8786
 IMAGES    ?= 128       # held-out samples to generate and score
-ITEMS     ?= 20        # pairs a user-study sheet shows
+ITEMS     ?= 40        # pairs a user-study sheet shows, in blocks of three times as many
 SIZES     ?=           # subsets of an experiment, e.g. 4,64,1k; empty: the experiment's
 SEEDS     ?=           # training seeds of an experiment; empty: the experiment's
 ARGS      ?=           # further options of the stage, e.g. ARGS="--image-size 512"
@@ -74,15 +74,19 @@ experiment: $(READY) ## cells trained and scored -> results/experiments/NAME (NA
 	$(BIN)/cnlab-eval experiment $(or $(NAME),size) --source "$(SOURCE)" --condition $(CONDITION) --model "$(MODEL)" \
 	  --scheduler "$(SCHEDULER)" $(if $(SIZES),--sizes $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
-size: ## how many images? the experiment on dataset sizes
+sweep: ## how many images? the experiment on dataset sizes
 	$(MAKE) --no-print-directory experiment NAME=size
 
 report: $(READY) ## results/report.html from what results/ holds
 	$(BIN)/cnlab-eval report
 
+# as many blocks as the evaluated samples fill, at most three
+POOL = $(shell n=$$(( $(IMAGES) / $(ITEMS) )); echo $$(( (n > 3 ? 3 : n < 1 ? 1 : n) * $(ITEMS) )))
+
 study: $(READY) ## blinded sheets, ControlNet against the prior alone -> studies/NAME (ITEMS)
 	@echo "== study"
-	$(BIN)/cnlab-study make --a "$(RUN)" --b "$(RUN)/prior" --dataset "data/$(DATA)" --out "studies/$(RUN)" --items $(ITEMS)
+	$(BIN)/cnlab-study make --subjects "$(RUN)" "$(RUN)/prior" --dataset "data/$(DATA)" --out "studies/$(RUN)" \
+	  --items.per-sheet $(ITEMS) --items.pool $(POOL)
 
 prior: $(READY) ## train the shipped tabletop models from nothing (hours; PROCESSES=2: two that share each batch)
 	$(if $(strip $(PROCESSES)),$(BIN)/torchrun --nproc-per-node $(strip $(PROCESSES)),$(BIN)/python) -m trainer.prior

@@ -60,8 +60,8 @@ def ours(init: Path, data: Path, scratch: Path, options: dict[str, Any], environ
         "save-every": NEVER, **options,
     }  # fmt: skip
     words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
-    recipe = ["--recipe", "loss_samples", "1", "fidelity_samples", "0"]
-    return run(["-m", "trainer.cli", "run", *words, *recipe], scratch / "clock.json", environment)
+    watch = ["--watch.loss-samples", "1", "--watch.fidelity-samples", "0"]
+    return run(["-m", "trainer.cli", "run", *words, *watch], scratch / "clock.json", environment)
 
 
 def _empty(folder: Path) -> None:

@@ -34,13 +34,12 @@ from benchmarks.commands import theirs
 from benchmarks.flops import count, denoising, known_peak, matmul_peak
 from benchmarks.random_models import SD15, TINY, Shape, make_items, meta_unet, write_model, write_triplets
 from benchmarks.record import record, spread
-from pipeline.contract.dataset import Triplets
-from trainer.config import Engine, Precision, TrainConfig
+from trainer.config import Engine, HintOptions, Precision, TrainConfig, Training
+from trainer.data.batches import Batches, Draw, load_batches
 from trainer.loop import Batch, Hooks, predict, train
-from trainer.nets.control import decoder_parameters
+from trainer.nets.control import build_control, decoder_parameters
 from trainer.nets.models import load_prior
-from trainer.parallel import Ranks
-from trainer.run import Job, build_denoiser, set_speed
+from trainer.setup import HALF, build_models, build_optimizer, set_speed
 from trainer.state.trained import Trained
 
 Part = Literal["batches", "engines", "table", "compare"]
@@ -90,13 +89,13 @@ FASTEST: tuple[Engine, ...] = ("channels_last", "compile")
 class Alone(nn.Module):
     """The prior without a ControlNet, fine-tuned itself."""
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel, half: torch.dtype | None) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet, self.amp = unet, half
 
     def forward(self, batch: Batch) -> Tensor:
         """`trainer.loop.predict` without one."""
-        return predict(self.unet, None, batch)
+        return predict(self.unet, None, batch, self.amp)
 
 
 class Bench:
@@ -119,15 +118,14 @@ class Bench:
         else:
             record(what, value, self.name)
 
-    def job(self, case: Case) -> Job:
-        """The trainer's own, without a dataset on disk."""
+    def training(self, case: Case) -> Training:
+        """The trainer's own settings, without a dataset on disk."""
         shape, engine = self.plan.shape, tuple(e for e in case.engine if e != "compile")  # see _train
-        config = TrainConfig(
+        return TrainConfig(
             dataset=self.root, model=str(self.model), preset="sd", batch=case.batch, steps=self.plan.steps,
-            precision=case.precision, engine=engine, recipe={"hint": str(shape.hint)},
+            precision=case.precision, engine=engine, hint=HintOptions(channels=shape.hint),
             validate_every=10**6, save_every=10**6, device=self.device.type,
         ).resolved()  # fmt: skip
-        return Job(config, cast(Triplets, None), self.prior, "", Ranks(), self.device)
 
     def ours(self, case: Case) -> Reading:
         """Train; the reading says ``oom`` when the device's memory was not enough."""
@@ -140,30 +138,34 @@ class Bench:
         return reading
 
     def _train(self, case: Case) -> Reading:
-        job = self.job(case)
-        set_speed(job.config, self.device)
+        training = self.training(case)
+        set_speed(training.precision, self.device)
         if case.method == "ControlNet":
-            denoiser, trained = build_denoiser(job), job.trained
+            models = build_models(training, self.prior, self.device)
+            denoiser, trained = models.denoiser, models.trained
         else:
-            denoiser, trained = self._alone(case, job)
+            denoiser, trained = self._alone(case, training)
         if "compile" in case.engine:  # as the trainer does; the compiler of CPU code takes minutes, tracing seconds
             denoiser.compile(backend="eager" if self.dry else "inductor")
         items = make_items(self.prior, self.plan.shape, text_cache="text_cache" in case.engine)
-        hooks = Hooks(log=lambda *_: None, validate=lambda _: False, save=lambda _: None)
+        hooks = Hooks(log=lambda *_: None, validate=lambda _: False, save=lambda *_: None)
+        draw = Draw(training.batch, training.seed, 1000, training.prompt_drop)
+        batches = load_batches(Batches(items, draw), 0, training.steps, self.device.type == "cuda", self.root)
         with Clock(self.device) as clock:
-            train(denoiser, self.prior, trained, job.batches(items, 0), job.config, 0, hooks)
+            train(denoiser, self.prior, trained, batches, training, 0, hooks)
         return clock.reading()
 
-    def _alone(self, case: Case, job: Job) -> tuple[nn.Module, Trained]:
+    def _alone(self, case: Case, training: Training) -> tuple[nn.Module, Trained]:
         unet = self.prior.unet
         params = self._trainable(unet, case.method)
-        if "channels_last" in case.engine:
-            unet.to(memory_format=torch.channels_last)
+        memory = torch.channels_last if "channels_last" in case.engine else torch.contiguous_format
+        unet.to(memory_format=memory)
         if "checkpointing" in case.engine:
             unet.enable_gradient_checkpointing()
-        optimizer = torch.optim.AdamW(params, lr=0.0, weight_decay=job.config.fine.weight_decay, fused=True)
+        optimizer = build_optimizer(params, training, self.device)
         scaler = torch.amp.GradScaler(self.device.type, init_scale=1.0)
-        return Alone(unet), Trained(cast(ControlNetModel, None), unet, params, optimizer, scaler, None)
+        trained = Trained(cast(ControlNetModel, None), unet, params, optimizer, scaler, None, memory)
+        return Alone(unet, HALF.get(case.precision)), trained
 
     @staticmethod
     def _trainable(unet: UNet2DConditionModel, method: Method) -> list[nn.Parameter]:
@@ -306,7 +308,7 @@ def compare(bench: Bench) -> None:
         return
     largest = bench.plan.batches[-1]
     init = bench.root / "init"
-    bench.job(Case(1, precision="fp32")).control.save_pretrained(init)
+    build_control(bench.prior.unet, bench.plan.shape.hint, 0).save_pretrained(init)
     data = write_triplets(bench.root / "triplets", bench.plan.shape, largest * bench.plan.steps)
     best = {"mixed_precision": "no" if bench.dry else "bf16", "set_grads_to_none": None, "allow_tf32": None,
             "dataloader_num_workers": 0 if bench.dry else min(8, os.cpu_count() or 1)}  # fmt: skip

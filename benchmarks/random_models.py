@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import datasets
 import numpy as np
-import pyarrow as pa
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -22,7 +21,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from benchmarks.flops import sd15_unet
 from pipeline.contract.pictures import encode_jpeg, encode_png
 from pipeline.tabletop import render, sample_scene
-from trainer.data.items import Items
+from trainer.data.items import Items, TextStates
+from trainer.data.maps import Maps
 from trainer.nets.models import Prior
 from trainer.prior.models import build_tokenizer
 
@@ -103,14 +103,19 @@ def make_items(prior: Prior, shape: Shape, count: int = 256, text_cache: bool = 
     """``count`` samples as `trainer.data.items.load_items` would hold them, latents and text states being noise."""
     rng, side = np.random.default_rng(0), shape.size // 8
     pictures = (_pictures(shape.size) * -(-count // DISTINCT))[:count]
-    states = rng.standard_normal((count, prior.text_width)).astype(np.float16) if text_cache else None
+    states = TextStates(
+        rng.standard_normal((count, prior.text_width)).astype(np.float16) if text_cache else np.empty(0, np.float16),
+        torch.zeros(prior.text_width),
+    )
+    ends = np.cumsum([len(edges) for _, edges, _ in pictures])
+    data = np.frombuffer(b"".join(edges for _, edges, _ in pictures), np.uint8)
     return Items(
+        np.arange(count),
         rng.uniform(0.1, 1, (count, 8, side, side)).astype(np.float16),
-        pa.array([edges for _, edges, _ in pictures], pa.large_binary()),
+        Maps(data, np.stack([np.concatenate([[0], ends[:-1]]), ends], 1)),
         prior.tokenize([caption for *_, caption in pictures]),
         prior.tokenize([""])[0],
-        states=states,
-        empty_states=torch.zeros(prior.text_width) if text_cache else None,
+        states=states if text_cache else None,
     )
 
 

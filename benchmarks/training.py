@@ -31,7 +31,8 @@ from trainer.loop import Hooks, train
 from trainer.nets.control import build_control
 from trainer.nets.models import load_prior, model_identity, resolve_model
 from trainer.parallel import Ranks
-from trainer.run import Job, build_denoiser
+from trainer.run import Setup
+from trainer.setup import build_models
 
 BATCH, SIZE, ROWS, THREADS, LR = 16, 128, 512, 2, 1e-3
 ENVIRONMENT = {"OMP_NUM_THREADS": str(THREADS)}
@@ -40,11 +41,13 @@ ENVIRONMENT = {"OMP_NUM_THREADS": str(THREADS)}
 def one_step(data: Path, init: Path) -> int:
     """Operations of one step, counted in the loop itself."""
     triplets, model, cpu = Triplets(data), "tabletop", torch.device("cpu")
-    config = TrainConfig(dataset=data, init=str(init), batch=BATCH, steps=1, device="cpu").resolved(triplets.condition)
-    job = Job(config, triplets, load_prior(model, cpu), model_identity(model), Ranks(), cpu)
-    batches = list(job.batches(job.items("train", None), 0))  # cached latents are no part of a step
-    hooks = Hooks(log=lambda *_: None, validate=lambda _: False, save=lambda _: None)
-    return count(lambda: train(build_denoiser(job), job.prior, job.trained, batches, config, 0, hooks))
+    options = TrainConfig(dataset=data, init=str(init), batch=BATCH, steps=1, device="cpu")
+    training = options.resolved(triplets.condition)
+    prior, setup = load_prior(model, cpu), Setup(training, triplets, model_identity(model), {}, Ranks(), cpu)
+    batches = list(setup.batches(prior, setup.items(prior, "train", None), 0))  # cached latents are no part of a step
+    models = build_models(training, prior, cpu)
+    hooks = Hooks(log=lambda *_: None, validate=lambda _: False, save=lambda *_: None)
+    return count(lambda: train(models.denoiser, prior, models.trained, batches, training, 0, hooks))
 
 
 def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: int = 40) -> None:

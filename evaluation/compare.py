@@ -10,6 +10,8 @@ from evaluation.config import CompareConfig
 from evaluation.metrics.frechet import frechet_difference
 from evaluation.metrics.intervals import Difference, holm, paired_difference
 from evaluation.metrics.kernel import kernel_difference
+from evaluation.metrics.mind import mind_difference
+from evaluation.metrics.sets import set_names
 from evaluation.report.words import interval, words
 from evaluation.results import append_rows
 from evaluation.scores import DIFFERENCE, FLOOR, features_file, read_features, read_scores
@@ -87,8 +89,12 @@ def _distance_rows(results: Path, first: pd.DataFrame, other: pd.DataFrame) -> l
     for (frechet, kernel), features in read_features(results, names):
         n = min(map(len, features))
         x, y, real = (each[:n] for each in features)
-        rows.append(_row(frechet, "", frechet_difference(x, y, real), a, b, lower=True))
-        rows.append(_row(kernel, "", kernel_difference(x, y, real), a, b, lower=True))
+        differences = {
+            frechet: frechet_difference(x, y, real),
+            kernel: kernel_difference(x, y, real),
+            next(name for name in set_names((frechet, kernel)) if name.startswith("mind")): mind_difference(x, y, real),
+        }
+        rows += [_row(name, "", difference, a, b, lower=True) for name, difference in differences.items()]
     return rows
 
 

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from evaluation.config import EvalConfig
 from evaluation.generations import generate, load_painter, one_thread, open_generated, order_for, workers
 from evaluation.judges.features import Features, inception_extractor, lite0_extractor
-from evaluation.metrics.frechet import frechet_estimate
 from evaluation.metrics.intervals import Estimate, mean_interval
-from evaluation.metrics.kernel import kernel_estimate
 from evaluation.metrics.normalised import normalised_score
+from evaluation.metrics.sets import copied_share, set_estimates, set_names
 from evaluation.results import append_rows, read_results
 from evaluation.samples import EvalSet, Indices
 from evaluation.sampling import Recipe, make_recipe
 from evaluation.scores import FLOOR, NORMALISED, Judges, PictureSet, ScoreStore, higher_is_better
 from evaluation.subjects import Subject
 from evaluation.targets import Folder, Target, arm_facts, resolve
+from pipeline.contract.dataset import HEADER
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import code_version, fingerprint
 from pipeline.contract.models import pick_device
@@ -87,6 +87,24 @@ class Evaluation:
         except CnlabError:  # a dataset for evaluation only
             return None
         return self.store.features(_real(self, train), 0)
+
+    @cached_property
+    def training_features(self) -> Features | None:
+        """Features of what the run under test was trained on; None where that is not at hand."""
+        samples = _training_set(self)
+        return None if samples is None else self.store.features(_real(self, samples), 0)
+
+
+def _training_set(work: Evaluation) -> EvalSet | None:
+    """The training samples of the run under test, as many as there are held-out ones at most; None where unknown."""
+    run = work.target.runs[0] if len(work.target.runs) == 1 else None
+    size = work.target.facts.get("subset_size")
+    if run is None or not size or not (run.dataset / HEADER).is_file():
+        return None
+    try:
+        return EvalSet(run.dataset, work.samples.conditions, min(int(size), len(work.samples)), "train")
+    except CnlabError:
+        return None
 
 
 def _real(work: Evaluation, samples: EvalSet | None = None) -> PictureSet:
@@ -215,14 +233,15 @@ def estimate_all(work: Evaluation, pictures: PictureSet, group: int) -> list[tup
     values = work.store.values(pictures, group)
     estimates = [(metric, mean_interval(scores)) for metric, scores in values.items()]
     estimates += _normalised(work, pictures, values)
-    real = _real(work)
-    real = replace(real, indices=pictures.indices)
+    real = replace(_real(work), indices=pictures.indices)
     reference = work.train_features if pictures.subject.arm == "real" else work.store.features(real, 0)
-    if reference is not None:
-        features = work.store.features(pictures, group)
-        frechet, kernel = work.judges.extractor.distance
-        estimates.append((frechet, frechet_estimate(features, reference)))
-        estimates.append((kernel, kernel_estimate(features, reference)))
+    if reference is None:
+        return estimates
+    features, distance = work.store.features(pictures, group), work.judges.extractor.distance
+    estimates += set_estimates(distance, features, reference).items()
+    if pictures.subject.arm == "control" and work.training_features is not None:
+        copied = next(name for name in set_names(distance) if name.startswith("copied"))
+        estimates.append((copied, copied_share(features, work.training_features, reference)))
     return estimates
 
 

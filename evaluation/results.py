@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +94,12 @@ def _migrate(results_dir: Path, frame: pd.DataFrame, absent: list[str]) -> pd.Da
     return frame.assign(**columns)
 
 
-def append_rows(results_dir: Path, rows: list[dict[str, Any]]) -> None:
+def append_rows(
+    results_dir: Path, rows: list[dict[str, Any]], revise: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+) -> None:
     """Add ``rows``, replacing those of the same identity, and rewrite ``results.parquet`` and ``results.csv``.
+
+    ``revise`` gets the older table and returns what of it stays, for rows that a new one replaces by other rules.
 
     Both files are replaced atomically, one process at a time, in an order that depends on their content alone.
     """
@@ -111,6 +116,7 @@ def append_rows(results_dir: Path, rows: list[dict[str, Any]]) -> None:
     try:
         new = pd.DataFrame([{name: row.get(name) for name in COLUMNS} for row in rows], columns=list(COLUMNS))
         old = read_results(results_dir)
+        old = old if revise is None else revise(old).astype(TYPES)
         frame = pd.concat([old, new.astype(TYPES)], ignore_index=True) if rows else old
         frame = frame.drop_duplicates(list(IDENTITY), keep="last")
         frame = frame.sort_values(list(IDENTITY), kind="stable", na_position="first", ignore_index=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from evaluation.judges.features import Extractor, Features, extract
 from evaluation.metrics.clip_score import clip_scores
+from evaluation.metrics.sets import set_names
 from evaluation.samples import EvalSet, Indices
 from evaluation.subjects import Subject
 from pipeline.conditions import Condition
@@ -66,7 +67,7 @@ class Judges:
         """What a value depends on beside the pictures: the convention and the judging model."""
         if metric == "clip_score":
             return f"{VERSION}/{self.clip_id}/100*max(cos,0)/no-prefix"
-        if metric in self.extractor.distance:
+        if metric in set_names(self.extractor.distance):
             return f"{VERSION}/{self.extractor.name}"
         version = NORMALISED_VERSION if metric.endswith(NORMALISED) else VERSION
         named = "/".join(part for part in (self.evaluator, self.weights) if part)
@@ -88,8 +89,9 @@ class Judges:
 
 def higher_is_better(metric: str, extractor: Extractor) -> bool:
     """Whether a larger value of a metric of the table is a better one."""
-    if metric in extractor.distance:
-        return False
+    sets = set_names(extractor.distance)
+    if metric in sets:
+        return sets[metric]
     plain = metric.removesuffix(FLOOR)
     return metric.endswith(NORMALISED) or not any(plain.endswith(f"_{name}") for name in LOWER_IS_BETTER)
 

@@ -38,8 +38,12 @@ def _build(config: DatasetConfig) -> None:
 
     header = build(config)
     counts, rejects = header["counts"], header["rejects"]
-    said = ", ".join(f"{k} {v}" for k, v in rejects.items()) or "none"
-    print(f"{config.folder}: {counts['train']} train, {counts['eval']} eval, rejected: {said}")
+    reasons = ", ".join(f"{k} {v}" for k, v in rejects.items()) or "none"
+    print(f"{config.folder}: {counts['train']} train, {counts['eval']} eval, rejected: {reasons}")
+    captions = header.get("caption_sources", {})
+    print(f"captions: {', '.join(f'{name} {count}' for name, count in captions.items())}")
+    if captions.get("filename"):
+        print(f"note: for {captions['filename']} samples no caption was found and the file name became it")
 
 
 def _card(config: CardConfig) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from pipeline.captions import GIVEN_CAPTIONS
 from pipeline.contract.dataset import FORMAT
@@ -15,6 +17,7 @@ from pipeline.contract.models import weights_identity
 from pipeline.contract.sizes import format_size, parse_size
 from pipeline.screen import duplicates
 from pipeline.screen.limits import PRESETS, resolve_limits
+from pipeline.sources.columns import ReadConfig
 
 RENDERED = ("tabletop", "fill50k")  # sources that are drawn here, by rule
 EVAL_SHARE = {"tabletop": 1 / 32}  # a world is large; a folder of photographs is not
@@ -47,6 +50,7 @@ class DatasetConfig:
     safe_rate: float = 0.75  # share of soft maps that are quantised so that they cannot leak (ControlNet 1.1)
     license: str = "auto"  # of the images, for the card; auto: this package's for renders, else unknown
     dry_run: bool = False  # print the plan and stop
+    read: Annotated[ReadConfig, tyro.conf.arg(name="")] = field(default_factory=ReadConfig)
     resolved_size: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:

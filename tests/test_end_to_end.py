@@ -28,14 +28,14 @@ def call(tool: str, *options: str, cwd: Path) -> str:
 
 @pytest.mark.slow
 def test_dataset_train_eval_study_and_a_second_time(tmp_path: Path) -> None:
-    data, run = ("--dataset", "data/small"), ("--a", "r", "--b", "r/prior")
-    quick = ("--recipe", "loss_samples", "8", "fidelity_samples", "4", "sampling_steps", "3")
+    data, run = ("--dataset", "data/small"), ("--subjects", "r", "r/prior")
+    quick = ("--watch.loss-samples", "8", "--watch.fidelity-samples", "4", "--watch.sampling-steps", "3")
     short = ("--steps", "6", "--batch", "8", "--validate-every", "6", *quick)
     commands = [
         ("dataset", "build", "--size", "48", "--eval-size", "12", "--workers", "0", "--name", "small"),
         ("train", "run", *data, *short, "--name", "r"),
         ("eval", "--run", "runs/r", "--images", "12", "--recipe.steps", "3"),
-        ("study", "make", *run, *data, "--out", "studies/r", "--items", "8"),
+        ("study", "make", *run, *data, "--out", "studies/r", "--items.per-sheet", "8"),
     ]
     for command in commands:
         call(*command, cwd=tmp_path)

@@ -1,78 +1,156 @@
-"""What a training run can be told; values left open come from the preset of the prior's family."""
+"""Options of a training run, and what they resolve to: values left open come from the preset of the model's family."""
 
 from __future__ import annotations
 
-import ast
-from dataclasses import asdict, dataclass, field, fields, replace
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
-from pipeline.contract.sizes import parse_size
+from pipeline.contract.sizes import format_size, parse_size
 
-Variant = Literal["controlnet", "gaussian", "lite", "mlp", "only_mid"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Group = TypeVar("Group", bound=DataclassInstance)
+
+Variant = Literal["controlnet", "gaussian", "lite", "mlp", "only_mid", "vae", "lora"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PrecisionOption = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Engine = Literal["channels_last", "compile", "checkpointing", "text_cache"]
+Schedule = Literal["constant", "cosine"]
+HintInit = Literal["released", "gaussian"]
 
-#: One row a family of priors: the options left open, and the finer settings that `--recipe NAME VALUE` overrides.
-#: `tabletop` is measured (docs/log.md); `sd` is the paper's: AdamW at 1e-5, batch 4, no EMA, hint encoder
-#: (16, 32, 96, 256) as in the released code (ControlNet, cldm.py). A run has 20 validations or more, which the verdict
-#: on convergence wants (docs/convergence.md).
-PRESETS: dict[str, dict[str, Any]] = {
-    "tabletop": {
-        "steps": 400, "batch": 16, "lr": 1e-3, "warmup": 20, "schedule": "cosine", "weight_decay": 1e-2, "clip": 1.0,
-        "validate_every": 20, "hint": (8, 16, 32, 64), "hint_init": "gaussian", "ema": 0.0, "min_snr": 0.0,
-        "loss_samples": 32, "fidelity_samples": 12, "sampling_steps": 8, "guidance": 3.0, "grid": 8, "log_every": 10,
-    },
-    "sd": {
-        "steps": 10_000, "batch": 4, "lr": 1e-5, "warmup": 0, "schedule": "constant", "weight_decay": 1e-2, "clip": 1.0,
-        "validate_every": 250, "hint": (16, 32, 96, 256), "hint_init": "released", "ema": 0.0, "min_snr": 0.0,
-        "loss_samples": 64, "fidelity_samples": 16, "sampling_steps": 20, "guidance": 7.5, "grid": 8, "log_every": 10,
-    },
-}  # fmt: skip
+#: Of `Training.identity`; raised when a run of an older commit can no longer be continued bit for bit.
+#: 2: another sample's map in held-out losses by `pipeline.fidelity.other_samples`; latents encoded four at a time.
+IDENTITY = 2
 #: Share of prompts replaced by "". The paper drops half (section 3.3); its author advises 0 to 10 % for sketches, whose
 #: maps say too little to be read without words (ControlNet issue 93).
 PROMPT_DROP = {"scribble": 0.1}
 PAPER_DROP = 0.5
 UNLOCKED = 0.2  # of the rate, when the prior's decoder is trained too: 2e-6 for 1e-5 (ControlNet, docs/train.md)
-#: Options that say how a run is carried out or watched, not what it computes.
-OPERATIONAL = ("dataset", "out", "name", "save_every", "device", "dry_run")
+#: Options that decide the result; with the groups ``optimizer`` and ``hint``, part of ``watch``, and what is read.
+DECIDING = (
+    "subset", "order_seed", "variant", "unlock_decoder", "steps", "batch", "lr", "prompt_drop", "flip", "seed",
+    "precision",
+)  # fmt: skip
+WATCH_DECIDING = ("loss_samples", "fidelity_samples", "sampling_steps", "guidance")
+WATCH_LEAST = {"loss_samples": 1, "log_every": 1, "sampling_steps": 1, "fidelity_samples": 0, "grid": 0,
+               "guidance": 0, "early_stop": 0}  # fmt: skip
+#: Options that may change between two resumes of a run; the change is recorded in its config.json.
+OPERATIONAL = ("accumulate", "engine", "validate_every", "save_every", "device", "save")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Finer settings of a preset, resolved."""
+class Optimizer:
+    """AdamW, its schedule and its loss, resolved."""
 
-    warmup: int  # steps of linear warm-up
-    schedule: str  # constant or cosine (to a twentieth)
-    weight_decay: float  # of AdamW
-    clip: float  # gradient norm above which gradients are scaled down
-    hint: tuple[int, ...]  # channels of the hint encoder
-    hint_init: str  # released (as in diffusers) or gaussian (keeps the variance, see trainer/nets/control.py)
-    ema: float  # decay of an exponential moving average of the weights; 0: none, as in the paper
-    min_snr: float  # gamma of min-SNR weighting (Hang et al., 2023); 0: none, as in the paper
-    loss_samples: int  # held-out samples for losses
-    fidelity_samples: int  # held-out samples that are drawn and measured against their maps; 0: none
-    sampling_steps: int  # denoising steps of those pictures (UniPC)
-    guidance: float  # their scale of classifier-free guidance
-    grid: int  # pictures of a sample grid, at most fidelity_samples
-    log_every: int  # steps between lines of log.jsonl
+    warmup: int
+    schedule: Schedule
+    weight_decay: float
+    clip: float
+    ema: float
+    min_snr: float
+    eight_bit: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, in one line."""
-        if self.schedule not in ("constant", "cosine"):
-            raise CnlabError(f"recipe schedule {self.schedule!r} must be constant or cosine")
-        if self.hint_init not in ("released", "gaussian"):
-            raise CnlabError(f"recipe hint_init {self.hint_init!r} must be released or gaussian")
-        if not 0 <= self.ema < 1:
-            raise CnlabError(f"recipe ema {self.ema} must lie in [0, 1); 0 turns it off")
-        if self.loss_samples < 1 or self.log_every < 1 or self.sampling_steps < 1:
-            raise CnlabError("recipe loss_samples, log_every and sampling_steps must be at least 1")
-        if self.fidelity_samples == 1:
-            raise CnlabError("recipe fidelity_samples must be 0 or at least 2: each is scored on another's map too")
-        if min(self.warmup, self.clip, self.min_snr, self.fidelity_samples, self.grid) < 0:
-            raise CnlabError("recipe warmup, clip, min_snr, fidelity_samples and grid must not be negative")
+
+@dataclass(frozen=True)
+class Hint:
+    """The hint encoder, resolved."""
+
+    channels: tuple[int, ...]
+    init: HintInit
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is measured while training, resolved."""
+
+    loss_samples: int
+    fidelity_samples: int
+    sampling_steps: int
+    guidance: float
+    grid: int
+    log_every: int
+    early_stop: int = 0
+
+
+@dataclass(frozen=True)
+class Save:
+    """Checkpoints besides those of ``--save-every``, and how many stay."""
+
+    minutes: float = 0.0  # also when so many minutes have passed since the last one; 0: by steps alone
+    keep: int = 2  # newest checkpoints that stay
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Finer settings of the optimizer; open: the preset's."""
+
+    warmup: int | None = None  # steps of linear warm-up
+    schedule: Schedule | None = None  # cosine: to a twentieth of the rate; such a run cannot be extended
+    weight_decay: float | None = None  # of AdamW
+    clip: float | None = None  # gradient norm above which gradients are scaled down; 0: never
+    ema: float | None = None  # decay of an exponential moving average of the weights; 0: none, as in the paper
+    min_snr: float | None = None  # gamma of min-SNR weighting (Hang et al., 2023); 0: none, as in the paper
+    eight_bit: bool | None = None  # optimizer states in 8 bits (bitsandbytes, CUDA): a quarter of their memory
+
+
+@dataclass(frozen=True)
+class HintOptions:
+    """Settings of the hint encoder; open: the preset's."""
+
+    channels: tuple[int, ...] | None = None  # of its layers
+    init: HintInit | None = None  # released (as in diffusers) or gaussian (keeps the variance of the signal)
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """What is measured while training; open: the preset's."""
+
+    loss_samples: int | None = None  # held-out samples for losses
+    fidelity_samples: int | None = None  # held-out samples painted and measured against their maps; 0: none
+    sampling_steps: int | None = None  # denoising steps of those pictures (UniPC)
+    guidance: float | None = None  # their scale of classifier-free guidance
+    grid: int | None = None  # pictures of a sample grid, at most fidelity_samples
+    log_every: int | None = None  # steps between lines of log.jsonl
+    early_stop: int | None = None  # stop this many steps after convergence was detected; 0: train all steps
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What is left open for one family of models."""
+
+    steps: int
+    batch: int
+    lr: float
+    validate_every: int
+    save_every: int
+    lora_rank: int
+    optimizer: Optimizer
+    hint: Hint
+    watch: Watch
+
+
+#: `tabletop` is measured (docs/log.md); `sd` is the paper's: AdamW at 1e-5, batch 4, no EMA, hint encoder
+#: (16, 32, 96, 256) as in the released code (ControlNet, cldm.py). A run has 20 validations or more, which the verdict
+#: on convergence wants (docs/convergence.md); `sd` spends less than a twentieth of its operations on them.
+PRESETS = {
+    "tabletop": Preset(
+        steps=400, batch=16, lr=1e-3, validate_every=20, save_every=100, lora_rank=16,
+        optimizer=Optimizer(warmup=20, schedule="cosine", weight_decay=1e-2, clip=1.0, ema=0.0, min_snr=0.0),
+        hint=Hint((8, 16, 32, 64), "gaussian"),
+        watch=Watch(loss_samples=32, fidelity_samples=12, sampling_steps=8, guidance=3.0, grid=8, log_every=10),
+    ),
+    "sd": Preset(
+        steps=10_000, batch=4, lr=1e-5, validate_every=500, save_every=500, lora_rank=128,
+        optimizer=Optimizer(warmup=0, schedule="constant", weight_decay=1e-2, clip=1.0, ema=0.0, min_snr=0.0),
+        hint=Hint((16, 32, 96, 256), "released"),
+        watch=Watch(loss_samples=24, fidelity_samples=8, sampling_steps=8, guidance=7.5, grid=8, log_every=10),
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,76 +161,123 @@ class TrainConfig:
     model: str = "tabletop"  # the prior: tabletop, a local diffusers folder, or a hub name (SD 1.x, 2.x, SDXL)
     name: str = ""  # folder below out; empty: made from the options
     out: Path = Path("runs")
-    subset: str = ""  # training samples, the first n by rank; accepts 1k; empty: all
+    subset: str = ""  # training samples, the first n of the order; accepts 1k; empty: all
+    order_seed: int = (
+        0  # 0: the order is the dataset's rank; S: a hash order of its own, so that seeds have own subsets
+    )
     preset: str = ""  # tabletop or sd; empty: tabletop for model=tabletop, else sd
-    variant: Variant = "controlnet"  # the paper's, or an ablation (paper, figure 8, and ControlNet discussion 188)
+    variant: Variant = "controlnet"  # the paper's, an ablation (paper, figure 8), or vae and lora (CtrLoRA)
+    lora_rank: int | None = None  # of the updates that --variant lora trains
     unlock_decoder: bool = False  # train the prior's decoder too ("sd_locked off"), at a fifth of the rate
     init: str = ""  # start from the ControlNet in this folder or hub name (see also cnlab-train transfer)
+    extend: Path | None = None  # runs/ID: its options, with more --steps; a constant schedule alone can be extended
     steps: int | None = None  # optimizer steps
     batch: int | None = None  # images an optimizer step, over all devices and micro-batches
-    accumulate: int = 1  # micro-batches a step is split into; does not change what it computes
+    accumulate: int | None = None  # micro-batches a step is split into; open: as few as memory allows (on a CPU 1)
     lr: float | None = None  # peak learning rate of AdamW
     prompt_drop: float | None = None  # share of prompts replaced by "", redrawn at every visit; open: by condition
     flip: bool = False  # mirror half of the pairs, redrawn at every visit; refused where a map tells left from right
     seed: int = 0  # of weights, order, noise, timesteps, dropping and flips
-    precision: Precision = "fp32"  # of the matrix products; weights and optimizer stay in fp32
+    precision: PrecisionOption = "fp32"  # of matrix products; auto: bf16 where the device has it; weights stay fp32
     engine: tuple[Engine, ...] = ("channels_last",)  # how it is computed
-    recipe: dict[str, str] = field(
-        default_factory=dict
-    )  # finer settings over the preset's, NAME VALUE ...; --dry-run lists them
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    hint: HintOptions = field(default_factory=HintOptions)
+    watch: WatchOptions = field(default_factory=WatchOptions)
+    save: Save = field(default_factory=Save)
     validate_every: int | None = None  # steps between held-out losses, fidelity and sample grids
-    early_stop: int = 0  # stop this many steps after convergence was found; 0: train all steps
-    save_every: int = 100  # steps between checkpoints
+    save_every: int | None = None  # steps between checkpoints
     device: str = "auto"  # auto, cpu, cuda
     dry_run: bool = False  # print the plan and stop
 
-    def resolved(self, condition: str = "") -> TrainConfig:
+    def resolved(self, condition: str = "") -> Training:
         """With the preset filled in (``condition`` decides the prompt dropping) and every value checked."""
         preset = self.preset or ("tabletop" if self.model == "tabletop" else "sd")
         if preset not in PRESETS:
             raise CnlabError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
         row = PRESETS[preset]
-        filled = {k: row[k] for k in ("steps", "batch", "lr", "validate_every") if getattr(self, k) is None}
-        if "lr" in filled and self.unlock_decoder:
-            filled["lr"] *= UNLOCKED
-        if self.prompt_drop is None:
-            filled["prompt_drop"] = PROMPT_DROP.get(condition, PAPER_DROP)
-        config = replace(self, preset=preset, **filled)
-        config.check()
-        return config
+        rate = row.lr * (UNLOCKED if self.unlock_decoder else 1)
+        training = Training(
+            dataset=self.dataset,
+            model=self.model,
+            name=self.name,
+            out=self.out,
+            subset=parse_size(self.subset) if self.subset else None,
+            order_seed=self.order_seed,
+            variant=self.variant,
+            unlock_decoder=self.unlock_decoder,
+            init=self.init,
+            steps=row.steps if self.steps is None else self.steps,
+            batch=row.batch if self.batch is None else self.batch,
+            accumulate=1 if self.accumulate is None else self.accumulate,
+            lr=rate if self.lr is None else self.lr,
+            prompt_drop=PROMPT_DROP.get(condition, PAPER_DROP) if self.prompt_drop is None else self.prompt_drop,
+            flip=self.flip,
+            seed=self.seed,
+            precision=pick_precision(self.device) if self.precision == "auto" else self.precision,
+            engine=self.engine,
+            optimizer=_over(self.optimizer, row.optimizer),
+            hint=_over(self.hint, row.hint),
+            watch=_over(self.watch, row.watch),
+            save=self.save,
+            validate_every=row.validate_every if self.validate_every is None else self.validate_every,
+            save_every=row.save_every if self.save_every is None else self.save_every,
+            device=self.device,
+            lora_rank=row.lora_rank if self.lora_rank is None else self.lora_rank,
+        )
+        training.check()
+        return training
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training run with every value decided; fields as in `TrainConfig`."""
+
+    dataset: Path
+    model: str
+    name: str
+    out: Path
+    subset: int | None
+    order_seed: int
+    variant: Variant
+    unlock_decoder: bool
+    init: str
+    steps: int
+    batch: int
+    accumulate: int
+    lr: float
+    prompt_drop: float
+    flip: bool
+    seed: int
+    precision: Precision
+    engine: tuple[Engine, ...]
+    optimizer: Optimizer
+    hint: Hint
+    watch: Watch
+    save: Save
+    validate_every: int
+    save_every: int
+    device: str
+    lora_rank: int = 16
 
     def check(self) -> None:
-        """Refuse what cannot work; raises CnlabError."""
-        for name in ("steps", "batch", "accumulate", "save_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise CnlabError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.batch and self.batch % self.accumulate:
+        """Refuse what cannot work; raises CnlabError with one line."""
+        _check_numbers(self)
+        least = dict.fromkeys(("lora_rank", "steps", "batch", "accumulate", "save_every", "validate_every"), 1)
+        _check_least(self, "--", {**least, "seed": 0, "order_seed": 0})
+        _check_least(self.watch, "--watch.", WATCH_LEAST)
+        _check_least(self.save, "--save.", {"minutes": 0, "keep": 1})
+        _check_least(self.optimizer, "--optimizer.", dict.fromkeys(("warmup", "weight_decay", "clip", "min_snr"), 0))
+        if self.lr <= 0:
+            raise CnlabError(f"--lr {self.lr} must be above 0")
+        if self.batch % self.accumulate:
             raise CnlabError(f"--batch {self.batch} cannot be split into {self.accumulate} equal micro-batches")
-        if self.early_stop < 0:
-            raise CnlabError("--early-stop must not be negative")
-        if self.prompt_drop is not None and not 0 <= self.prompt_drop <= 1:
+        if not 0 <= self.prompt_drop <= 1:
             raise CnlabError(f"--prompt-drop {self.prompt_drop} must lie in [0, 1]")
         if self.init and self.variant in ("lite", "mlp"):
             raise CnlabError(f"--init starts a copy of the encoder; a {self.variant} net has none")
         if not self.dataset.is_dir():
             raise CnlabError(f"dataset {self.dataset} does not exist; run make dataset first")
-        _ = self.fine
-
-    @property
-    def fine(self) -> Recipe:
-        """The preset's finer settings with those of ``recipe`` over them; raises CnlabError for unknown names."""
-        names = {f.name for f in fields(Recipe)}
-        row = {k: v for k, v in PRESETS[self.preset].items() if k in names}
-        for name, text in self.recipe.items():
-            if name not in names:
-                raise CnlabError(f"unknown recipe setting {name!r}; there are {', '.join(sorted(names))}")
-            row[name] = _parse(name, text, row[name])
-        return Recipe(**row)
-
-    @property
-    def subset_size(self) -> int | None:
-        """Number of training samples, None for all."""
-        return parse_size(self.subset) if self.subset else None
+        _check_groups(self)
 
     @property
     def folder(self) -> Path:
@@ -163,7 +288,8 @@ class TrainConfig:
             model,
             *([self.variant] if self.variant != "controlnet" else []),
             *(["unlocked"] if self.unlock_decoder else []),
-            *([f"n{self.subset}"] if self.subset else []),
+            *([f"n{format_size(self.subset)}"] if self.subset else []),
+            *([f"o{self.order_seed}"] if self.order_seed else []),
             f"{self.steps}steps",
             f"s{self.seed}",
         ]
@@ -171,30 +297,106 @@ class TrainConfig:
 
     def identity(self, dataset: str, model: str, init: str = "") -> dict[str, Any]:
         """Everything that decides the run's result; the arguments are fingerprints of what it reads."""
-        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*OPERATIONAL, "recipe")}
-        recipe = {k: v for k, v in asdict(self.fine).items() if k != "log_every"}
-        return {**chosen, "recipe": recipe, "model": model, "dataset": dataset, "init": init}
+        return {
+            "version": IDENTITY,
+            **{name: getattr(self, name) for name in DECIDING},
+            "optimizer": asdict(self.optimizer),
+            "hint": asdict(self.hint),
+            "watch": {name: getattr(self.watch, name) for name in WATCH_DECIDING},
+            "model": model,
+            "dataset": dataset,
+            "init": init,
+            **self._further(),
+        }
+
+    def _further(self) -> dict[str, Any]:
+        """Of the identity: options that decide only where they are in use, so that other runs are as they were."""
+        return {"lora_rank": self.lora_rank} if self.variant == "lora" else {}
 
     def fingerprint(self, dataset: str, model: str, init: str = "") -> str:
         """sha256 of `identity`."""
         return fingerprint(self.identity(dataset, model, init))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able, for config.json; ``recipe`` holds every finer setting, not only those that were given."""
-        plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
-        return {**plain, "recipe": asdict(self.fine)}
+        """JSON-able, for config.json."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
 
 
-def _parse(name: str, text: str, like: Any) -> Any:
-    """``text`` as a value of the type of ``like``; raises CnlabError."""
-    if isinstance(like, str):
-        return text
+def pick_precision(device: str) -> Precision:
+    """bf16 where the device multiplies it natively (a GPU since Ampere, a CPU with avx512_bf16), else fp32.
+
+    Elsewhere bf16 is emulated, slower than fp32.
+    """
+    import torch  # takes seconds
+
+    if device != "cpu" and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"
+
+
+def training_from(record: dict[str, Any]) -> Training:
+    """The reverse of `Training.as_dict`; raises CnlabError for a record of another version."""
+    groups: dict[str, type[Any]] = {"optimizer": Optimizer, "hint": Hint, "watch": Watch, "save": Save}
     try:
-        value = ast.literal_eval(text)
-        if isinstance(like, tuple):
-            return tuple(int(v) for v in value)
-        if isinstance(like, int) and value != int(value):
-            raise ValueError(text)
-        return type(like)(value)
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise CnlabError(f"recipe {name} {text!r} is not like {like!r}") from error
+        values = {f.name: record[f.name] for f in fields(Training) if f.name in record or f.default is MISSING}
+        for name, kind in groups.items():
+            values[name] = kind(**values[name])
+    except (KeyError, TypeError) as error:
+        raise CnlabError(f"the recorded options lack or do not know {error}: the run is of another version") from error
+    values["hint"] = replace(values["hint"], channels=tuple(values["hint"].channels))
+    paths = {name: Path(values[name]) for name in ("dataset", "out")}
+    return Training(**{**values, **paths, "engine": tuple(values["engine"])})
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Names of the values that differ, those of groups as ``group.name``."""
+    names = []
+    for key, value in new.items():
+        there = old.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            names += [f"{key}.{name}" for name in differing(there, value)]
+        elif _plain(there) != _plain(value):
+            names.append(key)
+    return names
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _over(options: DataclassInstance, preset: Group) -> Group:
+    """``preset`` with the options that are set in place of its values."""
+    values = {f.name: getattr(options, f.name) for f in fields(options)}
+    return replace(preset, **{name: value for name, value in values.items() if value is not None})
+
+
+def _check_numbers(options: DataclassInstance, prefix: str = "--") -> None:
+    for f in fields(options):
+        value = getattr(options, f.name)
+        name = prefix + f.name.replace("_", "-")
+        if is_dataclass(value) and not isinstance(value, type):
+            _check_numbers(value, f"{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise CnlabError(f"{name} {value} is no finite number")
+
+
+def _check_least(options: DataclassInstance, prefix: str, least: dict[str, int]) -> None:
+    for name, low in least.items():
+        if getattr(options, name) < low:
+            raise CnlabError(f"{prefix}{name.replace('_', '-')} must be at least {low}")
+
+
+def _check_groups(training: Training) -> None:
+    optimizer, hint = training.optimizer, training.hint
+    if optimizer.schedule not in get_args(Schedule):
+        raise CnlabError(f"--optimizer.schedule {optimizer.schedule!r} must be {' or '.join(get_args(Schedule))}")
+    if not 0 <= optimizer.ema < 1:
+        raise CnlabError(f"--optimizer.ema {optimizer.ema} must lie in [0, 1); 0 turns it off")
+    if hint.init not in get_args(HintInit):
+        raise CnlabError(f"--hint.init {hint.init!r} must be {' or '.join(get_args(HintInit))}")
+    if min(hint.channels, default=0) < 1:
+        raise CnlabError("--hint.channels must be numbers of at least 1")
+    if training.watch.fidelity_samples == 1:
+        raise CnlabError("--watch.fidelity-samples must be 0 or at least 2: each is scored on another's map too")

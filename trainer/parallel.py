@@ -34,7 +34,7 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
-    def agree(self, verdict: bool, device: torch.device) -> bool:
+    def broadcast(self, verdict: bool, device: torch.device) -> bool:
         """The first rank's verdict, on every rank."""
         if self.world == 1:
             return verdict

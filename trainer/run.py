@@ -3,305 +3,342 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import math
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel
-from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import lock_folder, read_json, write_json
-from pipeline.contract.identity import canonical, code_version
-from trainer.config import TrainConfig
-from trainer.convergence.detect import Convergence, convergence_of
-from trainer.data.items import Batches, Draw, Items, flip_safe, load_items
-from trainer.loop import Denoiser, Hooks, train
-from trainer.nets.control import build_control, decoder_parameters
+from pipeline.contract.files import lock_folder, remove, write_json
+from pipeline.contract.identity import code_version
+from trainer.config import IDENTITY, OPERATIONAL, TrainConfig, Training, differing, training_from
+from trainer.convergence.detect import convergence_of
+from trainer.data.batches import Batches, Draw, load_batches
+from trainer.data.cache import cache_folder, prune
+from trainer.data.items import Items, flip_safe, load_items
+from trainer.data.maps import SIGNED
+from trainer.loop import Hooks, train
+from trainer.memory import architecture_of, plan, split_batch
 from trainer.nets.models import Prior, load_prior, model_identity
 from trainer.parallel import Ranks, launched
-from trainer.run_folder import CONFIG, CONVERGENCE, SUMMARY, read_validation
+from trainer.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    SUMMARY,
+    checkpoints,
+    is_finished,
+    log_lines,
+    read_config,
+    read_validation,
+)
+from trainer.setup import Models, build_models, set_speed
 from trainer.state.checkpoint import latest_checkpoint, read_state
-from trainer.state.trained import Trained
 from trainer.watch.recorder import Recorder
-from trainer.watch.samples import Sampler
-from trainer.watch.validate import held_out_loss, validation_rows
+from trainer.watch.watcher import Watcher
 
 
-@dataclass
-class Job:
-    """A run under way on this rank."""
+@dataclass(frozen=True)
+class Setup:
+    """A run under way on this rank, before its networks are built: what it reads, and where it computes."""
 
-    config: TrainConfig
+    training: Training
     triplets: Triplets
-    prior: Prior
-    model: str  # fingerprint of the prior
+    model: str  # identity of the prior
+    identity: dict[str, Any]
     ranks: Ranks
     device: torch.device
-    init: str = ""
-    identity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         """Of the run."""
-        return self.config.folder
+        return self.training.folder
 
-    @property
-    def starts_as_prior(self) -> bool:
-        """Whether the untrained net leaves the prior as it is."""
-        return self.config.variant != "gaussian" and not self.config.init
-
-    @cached_property
-    def control(self) -> ControlNetModel:
-        """The trained net, and the prior set up around it."""
-        config = self.config
-        recipe = config.fine
-        control = build_control(
-            self.prior.unet, recipe.hint, config.seed, recipe.hint_init, config.variant, config.init
-        )
-        if config.unlock_decoder:
-            for parameter in decoder_parameters(self.prior.unet):
-                parameter.requires_grad_(True)
-        elif self.device.type == "cuda" and config.precision in ("bf16", "fp16"):  # frozen: half the memory, no casts
-            self.prior.unet.to(torch.bfloat16 if config.precision == "bf16" else torch.float16)
-        if "channels_last" in config.engine:
-            control.to(memory_format=torch.channels_last)
-            self.prior.unet.to(memory_format=torch.channels_last)
-        if "checkpointing" in config.engine:
-            control.enable_gradient_checkpointing()
-            self.prior.unet.enable_gradient_checkpointing()  # the residuals' gradients pass through its decoder
-        return control
-
-    @cached_property
-    def trained(self) -> Trained:
-        """Weights, optimizer, scaler and moving average: all that a checkpoint holds."""
-        config, recipe = self.config, self.config.fine
-        unlocked = decoder_parameters(self.prior.unet) if config.unlock_decoder else []
-        params = [p for p in self.control.parameters() if p.requires_grad] + unlocked
-        optimizer = torch.optim.AdamW(params, lr=config.lr or 0.0, weight_decay=recipe.weight_decay, fused=True)
-        # loss scaling for fp16 alone; in any precision the scaler skips steps whose gradients are not finite
-        scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**16 if config.precision == "fp16" else 1.0)
-        ema = EMAModel(params, decay=recipe.ema) if recipe.ema else None
-        return Trained(self.control, self.prior.unet if unlocked else None, params, optimizer, scaler, ema)
-
-    def items(self, split: str, count: int | None) -> Items:
+    def items(self, prior: Prior, split: str, count: int | None) -> Items:
         """Samples of a split; the first rank computes what is cached, the others read it."""
-        text_cache = "text_cache" in self.config.engine
-        flip = self.config.flip and split == "train"
+        training, own = self.training, split == "train"
+        load = partial(load_items, self.triplets, split, count, prior, self.model, device=self.device)
         with self.ranks.in_turn():
-            return load_items(self.triplets, split, count, self.prior, self.model, flip=flip, text_cache=text_cache)
-
-    def batches(self, items: Items, start: int) -> Iterator[list[dict[str, Tensor]]]:
-        """Micro-batches of every step from ``start`` on; raises CnlabError when a loading process dies."""
-        config = self.config
-        assert config.batch is not None and config.steps is not None and config.prompt_drop is not None
-        draw = Draw(
-            config.batch, config.seed, self.prior.scheduler.config.num_train_timesteps, config.prompt_drop, config.flip
-        )
-        source = Batches(items, draw, config.accumulate, self.ranks.rank, self.ranks.world)
-        # on a CPU they would only take threads from the model
-        workers = min(8, max((os.cpu_count() or 1) // self.ranks.world - 1, 1)) if self.device.type == "cuda" else 0
-        loader = DataLoader(
-            source,
-            batch_size=None,
-            sampler=range(start, config.steps),
-            num_workers=workers,
-            pin_memory=workers > 0,
-            prefetch_factor=4 if workers else None,
-        )
-        try:
-            yield from loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise CnlabError(
-                f"{self.folder}: a data-loading process died ({error}); run the same command again"
-            ) from error
-
-
-class Watch:
-    """What the first rank does once in a while: held-out losses, pictures, fidelity, the convergence verdict."""
-
-    def __init__(self, job: Job, recorder: Recorder) -> None:
-        """Loads the held-out samples."""
-        recipe, self.job, self.recorder = job.config.fine, job, recorder
-        count = min(recipe.loss_samples, job.triplets.count("eval"))
-        self.held_out = load_items(
-            job.triplets, "eval", count, job.prior, job.model, text_cache="text_cache" in job.config.engine
-        )
-        self.sampler = Sampler(job.triplets, job.prior, recipe) if recipe.fidelity_samples else None
-
-    def __call__(self, step: int) -> bool:
-        """Measure after ``step`` steps; True when the run is to stop early."""
-        job = self.job
-        control = job.control
-        images = step * (job.config.batch or 0)
-        with job.trained.averaged():
-            rows = validation_rows(step, images, "loss", held_out_loss(control, job.prior, self.held_out))
-            if self.sampler is not None:
-                pictures = self.sampler.draw(control)
-                scores = self.sampler.fidelity(pictures)
-                if step == 0 and not job.starts_as_prior:
-                    alone = self.sampler.fidelity(self.sampler.draw(control, scale=0.0))
-                    scores |= {"floor": alone["true"] - alone["shuffled"]} if alone else {}
-                rows += validation_rows(step, images, "fidelity", scores)
-                self.sampler.grid(pictures, job.folder / "samples" / f"step-{step:07d}.png")
-        self.recorder.validate(rows)
-        return self.verdict(step)
-
-    def verdict(self, step: int) -> bool:
-        """Write `convergence.json` as of now; True when the run is to stop: see `stops_early`."""
-        table = self.recorder.validation
-        found = convergence_of(table)
-        write_json(self.job.folder / CONVERGENCE, found.as_dict())
-        patience = self.job.config.early_stop
-        return bool(patience) and stops_early(step, patience, found, convergence_of(table[table["step"] < step]))
-
-
-def stops_early(step: int, patience: int, now: Convergence, before: Convergence) -> bool:
-    """Whether ``patience`` steps have passed since convergence, said at this validation and at the one before.
-
-    One verdict in a hundred or so is taken back at the next validation, hence two (docs/convergence.md).
-    """
-    return bool(now.converged and before.converged and now.step is not None and step >= now.step + patience)
-
-
-def run_training(config: TrainConfig) -> Path:
-    """Train, resume or find the run of ``config``; returns its folder. The summary is written last."""
-    triplets = Triplets(config.dataset)
-    config = config.resolved(triplets.condition)
-    if config.flip and not flip_safe(triplets.condition):
-        raise CnlabError(f"--flip: mirrored, a {triplets.condition} map is not the map of the mirrored image")
-    model, init = model_identity(config.model), model_identity(config.init)
-    identity = config.identity(triplets.fingerprint, model, init)
-    with launched(config.device) as (ranks, device):
-        share = ranks.world * config.accumulate
-        if config.batch and config.batch % share:
-            raise CnlabError(f"--batch {config.batch} cannot be shared by {ranks.world} ranks x {config.accumulate}")
-        with lock_folder(config.folder) if ranks.first else contextlib.nullcontext():
-            found = _claim(config, triplets, identity) if ranks.first else False
-            if ranks.agree(found, device):
-                if ranks.first:
-                    print(f"{config.folder} is complete")
-                return config.folder
-            set_speed(config, device)
-            job = Job(config, triplets, load_prior(config.model, device), model, ranks, device, init, identity)
-            _fit(job)
-            if ranks.first:
-                write_json(config.folder / SUMMARY, _summary(job))
-            ranks.wait()
-    return config.folder
-
-
-def _claim(config: TrainConfig, triplets: Triplets, identity: dict[str, Any]) -> bool:
-    """True when the run is complete; refuses another run's folder, saying what differs; marks a new one."""
-    folder = config.folder
-    if (folder / CONFIG).exists():
-        there = read_json(folder / CONFIG).get("identity", {})
-        differs = [k for k in identity if canonical(there.get(k)) != canonical(identity[k])]
-        if differs:
-            raise CnlabError(
-                f"{folder} was made with another configuration (it differs in {', '.join(differs)}); "
-                "choose another NAME or delete that folder"
+            return load(
+                flip=training.flip and own,
+                text_cache="text_cache" in training.engine,
+                order_seed=training.order_seed if own else 0,
             )
-        return (folder / SUMMARY).exists()
-    if any(folder.glob("checkpoints/step-*")):
-        raise CnlabError(f"{folder} holds checkpoints of an unknown run; choose another NAME or delete that folder")
-    triplets.verify()
-    record = {
-        "config": config.as_dict(),
-        "identity": identity,
-        "dataset": {"path": str(config.dataset), "name": triplets.header["name"], "fingerprint": triplets.fingerprint},
-        "model": {"path": config.model, "sha256": identity["model"]},
-        "fingerprint": config.fingerprint(triplets.fingerprint, identity["model"], identity["init"]),
-        **code_version(),
+
+    def batches(self, prior: Prior, items: Items, start: int) -> Iterator[list[dict[str, Tensor]]]:
+        """Micro-batches of every step from ``start`` on."""
+        training, ranks = self.training, self.ranks
+        timesteps = prior.scheduler.config.num_train_timesteps
+        draw = Draw(training.batch, training.seed, timesteps, training.prompt_drop, training.flip)
+        source = Batches(items, draw, training.accumulate, ranks.rank, ranks.world)
+        return load_batches(source, start, training.steps, self.device.type == "cuda", self.folder)
+
+
+def resolve(config: TrainConfig) -> tuple[Training, Triplets]:
+    """Options as the run will take them, and its dataset; raises CnlabError for what cannot work."""
+    if config.extend is not None:
+        training = _extended(config)
+        triplets = Triplets(training.dataset)
+    else:
+        triplets = Triplets(config.dataset)
+        training = config.resolved(triplets.condition)
+    if training.flip and not flip_safe(triplets.condition):
+        raise CnlabError(f"--flip: mirrored, a {triplets.condition} map is not the map of the mirrored image")
+    return training, triplets
+
+
+def _extended(config: TrainConfig) -> Training:
+    """The recorded options of the run that ``--extend`` names, with more steps. Raises CnlabError."""
+    assert config.extend is not None
+    folder, usual = config.extend, TrainConfig()
+    record = read_config(folder)
+    if not record:
+        raise CnlabError(f"--extend {folder}: there is no run in that folder")
+    _refuse_older(folder, record)
+    training = training_from(record["config"])
+    if config.steps is None or config.steps <= training.steps:
+        raise CnlabError(f"--extend {folder}: it has {training.steps} steps; give more with --steps N")
+    if training.optimizer.schedule != "constant":
+        raise CnlabError(
+            f"--extend {folder}: its rate decays to the end of its {training.steps} steps "
+            f"({training.optimizer.schedule} schedule), so a longer run is another one; train it anew"
+        )
+    operational: dict[str, Any] = {
+        name: getattr(config, name) for name in OPERATIONAL if getattr(config, name) not in (None, getattr(usual, name))
     }
-    write_json(folder / CONFIG, record)
+    dataset = config.dataset if config.dataset != usual.dataset else training.dataset
+    place = replace(training, out=folder.parent, name=folder.name, dataset=dataset)
+    training = replace(place, steps=config.steps, **operational)
+    training.check()
+    return training
+
+
+def run_training(config: TrainConfig | Training) -> Path:
+    """Train, resume, extend or find the run of ``config``; returns its folder. The summary is written last."""
+    extends = isinstance(config, TrainConfig) and config.extend is not None
+    if isinstance(config, TrainConfig):
+        training, triplets = resolve(config)
+    else:
+        training, triplets = config, Triplets(config.dataset)
+    model, init = model_identity(training.model), model_identity(training.init)
+    identity = training.identity(triplets.fingerprint, model, init)
+    with launched(training.device) as (ranks, device):
+        if isinstance(config, TrainConfig) and config.accumulate is None and device.type == "cuda":
+            training = _split(training, triplets, ranks, device)
+        share = ranks.world * training.accumulate
+        if training.batch % share:
+            raise CnlabError(
+                f"--batch {training.batch} cannot be shared by {ranks.world} ranks x {training.accumulate}"
+            )
+        setup = Setup(training, triplets, model, identity, ranks, device)
+        with lock_folder(training.folder) if ranks.first else contextlib.nullcontext():
+            with _nothing_left_behind(setup):
+                complete = _claim(setup, extends) if ranks.first else False
+                if ranks.broadcast(complete, device):
+                    if ranks.first:
+                        print(f"{training.folder} is complete")
+                    return training.folder
+                models, items = _fit(setup)
+            if ranks.first:
+                write_json(training.folder / SUMMARY, _summary(setup, models, items))
+            ranks.wait()
+    return training.folder
+
+
+def _split(training: Training, triplets: Triplets, ranks: Ranks, device: torch.device) -> Training:
+    """With as few micro-batches as the memory that is free on the device allows, by the plan, which is printed."""
+    estimate = plan(architecture_of(training.model), training, triplets.header["image_size"])
+    accumulate = split_batch(training, estimate, ranks.world, torch.cuda.mem_get_info(device)[0])
+    if ranks.first:
+        print(*estimate.lines(training.batch // (accumulate * ranks.world)), sep="\n", flush=True)
+    return replace(training, accumulate=accumulate)
+
+
+@contextlib.contextmanager
+def _nothing_left_behind(setup: Setup) -> Iterator[None]:
+    """A new run that fails before its first step leaves no folder; out of memory becomes one line."""
+    folder, training = setup.folder, setup.training
+    new = setup.ranks.first and not (folder / CONFIG).exists() and not checkpoints(folder)
+    try:
+        yield
+    except BaseException as error:
+        if new and not checkpoints(folder) and not log_lines(folder):
+            remove(folder)
+        if isinstance(error, torch.OutOfMemoryError):
+            part = training.batch // (training.accumulate * setup.ranks.world)
+            more = f"--accumulate {2 * training.accumulate}" if part > 1 else "--engine channels_last checkpointing"
+            raise CnlabError(
+                f"{folder}: out of memory with {part} images at once; run the same command with {more} "
+                "(what is computed stays the same)"
+            ) from error
+        raise
+
+
+def _refuse_older(folder: Path, record: dict[str, Any]) -> None:
+    version = record.get("identity", {}).get("version", 1)
+    if version != IDENTITY:
+        raise CnlabError(
+            f"{folder} was trained by an earlier controlnet-lab (identity {version}, now {IDENTITY}: its latents and "
+            "held-out losses are computed otherwise since), so it cannot be continued; it can be evaluated and "
+            "exported as it is, or trained anew under another --name"
+        )
+
+
+def _claim(setup: Setup, extends: bool) -> bool:
+    """True when the run is complete; refuses another run's folder and names what differs; marks a new one."""
+    folder, identity, training = setup.folder, setup.identity, setup.training
+    record = read_config(folder)
+    options = training.as_dict()
+    if record:
+        _refuse_older(folder, record)
+        names = differing(record.get("identity", {}), identity)
+        if names and not (extends and names == ["steps"]):
+            hint = f"; to go on with it: --extend {folder} --steps {training.steps}" if names == ["steps"] else ""
+            raise CnlabError(
+                f"{folder} was made with another configuration (it differs in {', '.join(names)}); "
+                f"choose another NAME or delete that folder{hint}"
+            )
+        if not names and is_finished(folder):
+            return True
+        history = list(record.get("history", []))
+        if changed := differing(record["config"], options):
+            history.append(
+                {"step": max(checkpoints(folder), default=0), "changed": changed, "before": record["config"]}
+            )
+        remove(folder / SUMMARY)
+    else:
+        if checkpoints(folder):
+            raise CnlabError(f"{folder} holds checkpoints of an unknown run; choose another NAME or delete that folder")
+        setup.triplets.verify()
+        history = []
+    header = setup.triplets.header
+    dataset = {"path": str(training.dataset), "name": header["name"], "fingerprint": setup.triplets.fingerprint}
+    write_json(
+        folder / CONFIG,
+        {
+            "config": options,
+            "identity": identity,
+            "dataset": dataset,
+            "model": {"path": training.model, "sha256": setup.model},
+            "fingerprint": training.fingerprint(setup.triplets.fingerprint, setup.model, identity["init"]),
+            "history": history,
+            **code_version(),
+        },
+    )
     return False
 
 
-def set_speed(config: TrainConfig, device: torch.device) -> None:
-    """Of the whole process: how matrix products and convolutions are computed."""
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
-
-
-def _fit(job: Job) -> None:
-    config, ranks = job.config, job.ranks
-    assert config.steps is not None and config.batch is not None
-    items = job.items("train", config.subset_size)
-    checkpoints = job.folder / "checkpoints"
-    newest = latest_checkpoint(checkpoints) if ranks.first else None
+def _fit(setup: Setup) -> tuple[Models, Items]:
+    training, ranks, device = setup.training, setup.ranks, setup.device
+    set_speed(training.precision, device)
+    prior = load_prior(training.model, torch.device("cpu"))
+    if ranks.first:
+        prune(cache_folder(setup.triplets.folder, setup.triplets.fingerprint), setup.triplets.fingerprint)
+    items = setup.items(prior, "train", training.subset)
+    if items.cut and ranks.first:
+        length = prior.tokenizers[0].model_max_length
+        print(f"note: {items.cut} of {len(items)} captions are longer than the {length} tokens that the text encoder "
+              "reads; what comes after them is not seen", flush=True)  # fmt: skip
+    held_out = setup.items(prior, "eval", min(training.watch.loss_samples, setup.triplets.count("eval")))
+    models = build_models(training, prior, device, ranks)
+    place = setup.folder / CHECKPOINTS
+    newest = latest_checkpoint(place) if ranks.first else None
     ranks.wait()
-    newest = newest if ranks.first else latest_checkpoint(checkpoints)
-    start = job.trained.restore(newest) if newest else 0
-    recorder = Recorder(job.folder, start, config.steps, config.batch) if ranks.first else None
-    watch = Watch(job, recorder) if recorder else None
-    if watch:
-        if start == 0:
-            watch(0)
-        elif watch.verdict(start):  # killed between the last checkpoint and the summary
-            start = config.steps
+    newest = newest if ranks.first else latest_checkpoint(place)
+    start = models.trained.restore(newest) if newest else 0
+    recorder = Recorder(setup.folder, start, training.steps, training.batch) if ranks.first else None
+    watcher = Watcher(training, setup.triplets, models, held_out, recorder) if recorder else None
+    hooks = _hooks(setup, models, recorder, watcher)
+    if start == 0:
+        hooks.validate(0)
+    elif watcher and watcher.verdict(start):  # killed between the last checkpoint and the summary
+        start = training.steps
+    try:
+        if not ranks.broadcast(start >= training.steps, device):
+            batches = setup.batches(prior, items, start)
+            train(models.denoiser, prior, models.trained, batches, training, start, hooks)
+    finally:
+        if recorder:
+            recorder.close()
+    return models, items
+
+
+def _hooks(setup: Setup, models: Models, recorder: Recorder | None, watcher: Watcher | None) -> Hooks:
+    """What the loop calls once in a while; only the first rank has a recorder and a watcher."""
+    ranks, options = setup.ranks, setup.training.save
+    saved = [time.monotonic()]
 
     def log(step: int, figures: dict[str, Tensor | float]) -> None:
         loss = ranks.mean(torch.as_tensor(figures["loss"]))
         if recorder:
             recorder.log(step, {**{k: float(v) for k, v in figures.items()}, "loss": loss.item()})
 
-    hooks = Hooks(
-        log=log,
-        validate=lambda step: ranks.agree(watch(step) if watch else False, job.device),
-        save=lambda step: job.trained.save(checkpoints, step) if ranks.first else None,
-    )
-    try:
-        if not ranks.agree(start >= config.steps, job.device):
-            train(build_denoiser(job), job.prior, job.trained, job.batches(items, start), config, start, hooks)
-    finally:
-        if recorder:
-            recorder.close()
+    def validate(step: int) -> bool:
+        stop = False
+        if recorder and watcher:
+            with recorder.paused():
+                stop = watcher(step)
+        return ranks.broadcast(stop, setup.device)
+
+    def save(step: int, due: bool) -> None:
+        late = options.minutes > 0 and time.monotonic() - saved[0] >= 60 * options.minutes
+        if recorder and (due or late):
+            with recorder.paused():
+                models.trained.save(setup.folder / CHECKPOINTS, step, options.keep)
+            saved[0] = time.monotonic()
+
+    return Hooks(log, validate, save)
 
 
-def build_denoiser(job: Job) -> nn.Module:
-    """Prior and ControlNet as the loop takes them."""
-    denoiser = Denoiser(job.prior.unet, job.control)
-    if "compile" in job.config.engine:
-        denoiser.compile()
-    return job.ranks.wrap(denoiser)
-
-
-def _summary(job: Job) -> dict[str, Any]:
-    config, folder = job.config, job.folder
-    newest = latest_checkpoint(folder / "checkpoints")
+def _summary(setup: Setup, models: Models, items: Items) -> dict[str, Any]:
+    training, triplets, folder = setup.training, setup.triplets, setup.folder
+    newest = latest_checkpoint(folder / CHECKPOINTS)
     if newest is None:
         raise CnlabError(f"{folder} has no checkpoint after training")
     rows = read_validation(folder)
     final = rows[rows["step"] == rows["step"].max()]
-    found = convergence_of(rows)
+    validation = {f"{r.metric}/{r.arm}": float(r.value) for r in final.itertuples()}
+    _refuse_nan(folder, validation)
+    verdict = convergence_of(rows)
     step = read_state(newest)["step"]
     return {
         "step": step,
-        "images": step * (config.batch or 0),
-        "fingerprint": read_json(folder / CONFIG)["fingerprint"],
-        "train_seed": config.seed,
-        "dataset": job.triplets.header["name"],
-        "dataset_path": str(config.dataset),
-        "dataset_fingerprint": job.triplets.fingerprint,
-        "condition": job.triplets.condition,
-        "subset_size": config.subset_size or job.triplets.count("train"),
-        "model": config.model,
-        "variant": config.variant,
+        "images": step * training.batch,
+        "fingerprint": read_config(folder)["fingerprint"],
+        "train_seed": training.seed,
+        "order_seed": training.order_seed,
+        "dataset": triplets.header["name"],
+        "dataset_path": str(training.dataset),
+        "dataset_fingerprint": triplets.fingerprint,
+        "condition": triplets.condition,
+        "signed_hint": triplets.condition in SIGNED,
+        "subset_size": len(items),
+        "captions_cut": items.cut,
+        "model": training.model,
+        "variant": training.variant,
         "checkpoint": str(newest.relative_to(folder)),
-        "parameters": sum(p.numel() for p in job.trained.params),
-        "validation": {f"{r.metric}/{r.arm}": float(r.value) for r in final.itertuples()},
-        "converged": found.converged,
-        "convergence_step": found.step,
+        "parameters": sum(p.numel() for p in models.trained.params),
+        "validation": validation,
+        "converged": verdict.converged,
+        "convergence_step": verdict.step,
         **code_version(),
     }
+
+
+def _refuse_nan(folder: Path, validation: dict[str, float]) -> None:
+    """A run whose last losses are no numbers ends in an error, never in a summary."""
+    bad = [name for name, value in validation.items() if not math.isfinite(value)]
+    log = log_lines(folder)
+    if log and log[-1].get("loss") is None:
+        bad.append("the last training loss")
+    if bad:
+        raise CnlabError(
+            f"{folder}: at its end {', '.join(bad)} are no finite numbers; it is not a result. Lower --lr, take "
+            "another --precision, or look at the data, and train under another --name"
+        )

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
+
+if TYPE_CHECKING:  # a command line's help is not to wait for it
+    import pandas as pd
+
+CONFIG, SUMMARY, CONVERGENCE = "config.json", "summary.json", "convergence.json"
+LOG, VALIDATION = "log.jsonl", "validation.parquet"
+SAMPLES, CHECKPOINTS, BOARD = "samples", "checkpoints", "tensorboard"
+STATE = "state.json"  # of a checkpoint, written last
+COLUMNS = ("step", "images", "metric", "arm", "value", "ci_low", "ci_high", "n")  # of validation.parquet
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Run:
         return str(model["path"] if isinstance(model, dict) else model)
 
     @property
-    def model_mark(self) -> Any:
+    def model_identity(self) -> Any:
         """What identifies the prior wherever it lies: its recorded sha256, else its name."""
         model = self.config["model"]
         facts = {k: v for k, v in model.items() if k != "path"} if isinstance(model, dict) else {}
@@ -57,14 +65,14 @@ class Run:
 def open_run(folder: Path) -> Run:
     """Read a run; one that is absent, unfinished or damaged raises CnlabError."""
     folder = folder.resolve()
-    if not (folder / "summary.json").is_file():
-        raise CnlabError(f"{folder} is not a finished run (no summary.json); run make train first")
-    header = read_json(folder / "config.json")
+    if not (folder / SUMMARY).is_file():
+        raise CnlabError(f"{folder} is not a finished run (no {SUMMARY}); run make train first")
+    header = read_json(folder / CONFIG)
     config = {**header.get("config", {}), **header}  # options, and above them the records of what they resolved to
-    summary = read_json(folder / "summary.json")
+    summary = read_json(folder / SUMMARY)
     for name, where, wanted in (
-        ("config.json", config, ("model", "dataset")),
-        ("summary.json", summary, ("checkpoint", "fingerprint", "condition", "step")),
+        (CONFIG, config, ("model", "dataset")),
+        (SUMMARY, summary, ("checkpoint", "fingerprint", "condition", "step")),
     ):
         missing = [key for key in wanted if key not in where]
         if missing:
@@ -75,28 +83,79 @@ def open_run(folder: Path) -> Run:
     return run
 
 
-SUMMARY, CONFIG, CONVERGENCE = "summary.json", "config.json", "convergence.json"
-COLUMNS = ("step", "images", "metric", "arm", "value", "ci_low", "ci_high", "n")
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a run, whole; empty where there is none. Damage raises CnlabError."""
+    return _object(folder / CONFIG)
 
 
-def read_validation(folder: Path) -> pd.DataFrame:
-    """validation.parquet of a run; empty before the first validation."""
-    path = folder / "validation.parquet"
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
-
-
-def read_log(folder: Path) -> pd.DataFrame:
-    """log.jsonl of a run; empty where there is none."""
-    path = folder / "log.jsonl"
-    if not path.is_file():
-        return pd.DataFrame()
-    try:
-        return pd.DataFrame([json.loads(line) for line in path.read_text().splitlines() if line.strip()])
-    except json.JSONDecodeError as error:
-        raise CnlabError(f"{path} is damaged ({error}); mend or delete it") from error
+def read_summary(folder: Path) -> dict[str, Any]:
+    """``summary.json``; empty while the run is not finished. Damage raises CnlabError."""
+    return _object(folder / SUMMARY)
 
 
 def read_convergence(folder: Path) -> dict[str, Any]:
-    """The verdict of a run on its convergence; empty where there is none."""
-    path = folder / CONVERGENCE
-    return dict(read_json(path)) if path.is_file() else {}
+    """The verdict on the run (``convergence.json``); empty before the first one. Damage raises CnlabError."""
+    return _object(folder / CONVERGENCE)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run is complete: its summary is written last."""
+    return (folder / SUMMARY).is_file()
+
+
+def flat_options(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in a run's ``config.json``, those of groups beside the others, under their own names."""
+    options: dict[str, Any] = {}
+    for name, value in record.get("config", {}).items():
+        options |= value if isinstance(value, dict) else {name: value}
+    return options
+
+
+def log_lines(folder: Path) -> list[dict[str, Any]]:
+    """Lines of ``log.jsonl``, in order; one that a kill cut short, and what follows it, is left out."""
+    path, lines = folder / LOG, []
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+            lines.append({**line, "step": int(line["step"])})
+        except (ValueError, KeyError, TypeError):
+            break
+    return lines
+
+
+def read_log(folder: Path) -> pd.DataFrame:
+    """`log_lines` as a table; empty where there is no log."""
+    import pandas as pd
+
+    return pd.DataFrame(log_lines(folder))
+
+
+def read_validation(folder: Path) -> pd.DataFrame:
+    """``validation.parquet`` (`COLUMNS`); empty before the first validation."""
+    import pandas as pd
+
+    path = folder / VALIDATION
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+
+
+def grid_path(folder: Path, step: int) -> Path:
+    """The grid of sample pictures after ``step`` steps."""
+    return folder / SAMPLES / f"step-{step:07d}.png"
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """The checkpoint of ``step`` steps."""
+    return folder / CHECKPOINTS / f"step-{step:07d}"
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Step -> folder of every checkpoint of a run, ascending."""
+    places = [p for p in (folder / CHECKPOINTS).glob("step-*") if p.name[5:].isdecimal() and p.is_dir()]
+    return {int(place.name[5:]): place for place in sorted(places)}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise CnlabError(f"{path} is not a JSON object")
+    return value

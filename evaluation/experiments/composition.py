@@ -24,7 +24,8 @@ the ControlNet paper (section 3.4), whose pictures add their outputs without wei
 
 def scorings(config: ExperimentConfig) -> tuple[Scoring, ...]:
     """Alone, with its partner, with its partner at less weight."""
-    pair = ("--control", "{run}", "{partner}", "--condition", config.condition, PARTNER, "--recipe.strength")
+    nets = ("--control", "{run}", "{partner}", "--model", "{model}", "--dataset", "{dataset}")
+    pair = (*nets, "--condition", config.condition, PARTNER, "--recipe.strength")
     return (Scoring("alone"), Scoring("both", (*pair, "1", "1")), Scoring("both .7", (*pair, ".7", ".7")))
 
 

@@ -62,6 +62,8 @@ class ExperimentConfig:
     """Published tables: their cells are taken from there."""
     publish: bool = False
     """Write table, page and figure there too."""
+    forecast: bool = True
+    """Measure a few steps first; a machine that is busy anyway can do without."""
     dry_run: bool = False
     """List the cells and their cost, and stop."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 
 from evaluation.experiments.cells import Cell
 from evaluation.experiments.work import Places, build_data, train_cell
+from trainer.run_folder import CHECKPOINTS, SAMPLES, log_lines
 
 PROBE_STEPS = 5  # the first of which is not counted: kernels are chosen in it
 DRAWING = 8  # denoising steps of a validation's pictures (preset tabletop); a scoring takes 12
@@ -55,13 +55,13 @@ def measure(cell: Cell, model: str, places: Places) -> Costs:
 
 
 def costs_of(run: Path, whole: float) -> Costs:
-    """From a probe's log, whose rates tell the time since its first validation began, and the files it left."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    """From a probe's log, which tells training time and time spent on looking apart, and the files it left."""
+    lines = log_lines(run)
     elapsed = np.array([line["images"] / line["images_per_second"] for line in lines])
     step = float(np.median(np.diff(elapsed)))
-    validation = max(float(elapsed[0]) - step, 0.0)
+    validation = float(lines[0]["looking_seconds"])
     start = max(whole - float(elapsed[-1]) - validation, 0.0)
-    return Costs(start, step, validation, size_of(run / "checkpoints"), size_of(run / "samples") // 2)
+    return Costs(start, step, validation, size_of(run / CHECKPOINTS), size_of(run / SAMPLES) // 2)
 
 
 def size_of(folder: Path) -> int:

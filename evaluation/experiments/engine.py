@@ -69,8 +69,9 @@ def run_experiment(experiment: Experiment, config: ExperimentConfig) -> None:
         todo = progress.missing[: config.limit]
         answers = progress.save()
         if todo:
-            costs = measure(min(todo, key=lambda cell: cell.subset), progress.model, places)
-            print("\n".join(forecast(progress, todo, costs)), flush=True)
+            if config.forecast:
+                costs = measure(min(todo, key=lambda cell: cell.subset), progress.model, places)
+                print("\n".join(forecast(progress, todo, costs)), flush=True)
             _carry_out_all(progress, todo, places)
             answers = progress.save()
         print("\n".join(answers), flush=True)

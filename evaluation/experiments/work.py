@@ -17,9 +17,8 @@ from typing import Any
 from evaluation.experiments.cells import Cell, Scoring
 from evaluation.experiments.table import records
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import read_json
 from pipeline.contract.identity import code_version
-from trainer.run_folder import CONVERGENCE, Run, open_run, read_validation
+from trainer.run_folder import Run, is_finished, open_run, read_convergence, read_validation
 
 Row = dict[str, Any]
 NUMBERS = ["value", "ci_low", "ci_high", "n"]
@@ -68,7 +67,7 @@ def train_cell(cell: Cell, model: str, places: Places) -> Run:
     build_data(cell, places)
     start = train_cell(cell.init, model, places).checkpoint if cell.init else None
     folder = places.run(cell, cell.key(model))
-    if not (folder / "summary.json").exists():
+    if not is_finished(folder):
         arguments = cell.train_arguments(places.data, places.runs, folder.name, start)
         _call(places, "trainer.cli", ["run", *arguments, "--device", places.device], places.logs / f"{folder.name}.log")
     return open_run(folder)
@@ -95,7 +94,7 @@ def training_rows(run: Run) -> list[Row]:
         }
         for r in records(read_validation(run.folder))
     ]
-    verdict = read_json(run.folder / CONVERGENCE)
+    verdict = read_convergence(run.folder)
     low, high = verdict["interval"] or (None, None)
     number = {"value": verdict["step"], "ci_low": low, "ci_high": high, "n": verdict["points"]}
     return [*rows, {"scoring": "validation", "step": run.fact("step"), "metric": "convergence_step", **number}]
@@ -105,7 +104,10 @@ def _score(run: Run, partner: Path, scoring: Scoring, images: int, places: Place
     from evaluation.results import read_results
 
     folder = places.scores / run.id / scoring.name
-    options = [option.format(run=run.folder, partner=partner) for option in scoring.options]
+    options = [
+        option.format(run=run.folder, partner=partner, dataset=run.dataset, model=run.model)
+        for option in scoring.options
+    ]
     subject = [] if "--control" in options else ["--run", str(run.folder)]
     arguments = [*subject, "--images", str(images), "--results", str(folder), "--device", places.device, *options]
     arguments += ["--workers", "1"]  # cells, not pictures, are what runs side by side

@@ -102,9 +102,9 @@ def extract(images: Pictures, extractor: Extractor, cache: Path | None = None, b
     if cache is not None:
         content = hashlib.sha256(f"{extractor.name}\0{images.shape}\0".encode() + images.tobytes()).hexdigest()
         path = cache / f"{content[:32]}.npy"
-        found = _read_cache(path, (len(images), extractor.width))
-        if found is not None:
-            return found
+        cached = _read_cache(path, (len(images), extractor.width))
+        if cached is not None:
+            return cached
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     with torch.inference_mode():
         parts = [extractor.run(pixels[start : start + batch]).numpy() for start in range(0, len(pixels), batch)]
@@ -118,8 +118,8 @@ def extract(images: Pictures, extractor: Extractor, cache: Path | None = None, b
 def _read_cache(path: Path, shape: tuple[int, int]) -> Features | None:
     """Cached features; None when absent or damaged, for then they are computed again."""
     try:
-        found = np.load(path, allow_pickle=False)
+        features = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    whole = isinstance(found, np.ndarray) and found.shape == shape and found.dtype == np.float32
-    return found if whole else None
+    whole = isinstance(features, np.ndarray) and features.shape == shape and features.dtype == np.float32
+    return features if whole else None

@@ -38,8 +38,8 @@ def normalised_score(value: ArrayLike, floor: ArrayLike, ceiling: ArrayLike, see
         return Estimate(float(_ratio(means)), None, None, 1)
     # (R, N) multiplicities: how often each sample is in each bootstrap sample
     times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    drawn = times @ scores / n  # (R, 3)
-    ratios = _ratio(drawn[drawn[:, 2] > drawn[:, 1]])  # floor above ceiling by chance: no scale to speak of
+    resampled = times @ scores / n  # (R, 3)
+    ratios = _ratio(resampled[resampled[:, 2] > resampled[:, 1]])  # floor above ceiling by chance: no scale to speak of
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(ratios, [tail, 1 - tail])
     return Estimate(float(_ratio(means)), float(low), float(high), n)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from evaluation.metrics.checks import cautions
 from evaluation.scores import PictureSet
 from pipeline.contract.figures import GREY, PALETTE, new_figure, save_figure
 from pipeline.contract.files import atomic, write_json
 from pipeline.contract.identity import canonical
 from pipeline.contract.pictures import Tile, picture_sheet, write_picture
 from pipeline.fidelity import LOWER_IS_BETTER, main_measure
+from trainer.convergence.words import verdict_words
 from trainer.run_folder import read_convergence, read_log, read_validation
 
 if TYPE_CHECKING:
@@ -66,7 +68,10 @@ def draw_figures(work: Evaluation) -> Path:
         "dataset": work.samples.name,
         "condition": work.samples.condition,
         "model": work.target.model_label,
-        "recipe": {"label": work.recipe.label, **{k: str(v) for k, v in vars(work.recipe).items()}},
+        "recipe": {"label": work.recipe.label, **{k: str(v) for k, v in vars(work.recipe).items()}}
+        if first.sampled
+        else {},
+        "cautions": cautions(len(own.indices), len(own.indices), work.judges.extractor.width),
         "summary": {k: v if isinstance(v, str) else canonical(v) for k, v in summary.items()},
         "judges": {"clip": work.judges.clip_id, "features": work.judges.extractor.name},
         "samples": len(work.samples),
@@ -74,7 +79,7 @@ def draw_figures(work: Evaluation) -> Path:
         "measure": scores[0] if scores else "",
         "tiles": tiles,
         "curves": draw_curves(run.folder, folder / "curves.png") if run else False,
-        "convergence": convergence_words(read_convergence(run.folder)) if run else "",
+        "convergence": verdict_words(read_convergence(run.folder)) if run else "",
     }
     write_json(folder / INDEX, index)
     return folder
@@ -139,12 +144,6 @@ def _write_grid(work: Evaluation, folder: Path, shown: list[PictureSet], indices
     sheet = picture_sheet(tiles, len(columns), min(LARGEST, work.samples.size), GAP)
     with atomic(folder / "grid.png") as temporary:
         sheet.save(temporary, "PNG")
-
-
-def convergence_words(verdict: dict[str, Any]) -> str:
-    """The trainer's verdict on convergence in a line, with the interval of the step; "" where there is none."""
-    reason, interval = str(verdict.get("reason", "")), verdict.get("interval")
-    return f"{reason}; 95 % interval {interval[0]} to {interval[1]}" if interval else reason
 
 
 def draw_curves(run_dir: Path, path: Path) -> bool:

@@ -72,6 +72,7 @@ def _section(folder: Path, table: pd.DataFrame) -> dict[str, Any]:
             file["uri"] = _inline(folder / Path(file["file"]).name)
             file["score"] = "" if file["score"] is None else number(file["score"])
     return {
+        "cautions": [],  # of folders written before they were told
         **index,
         "anchor": folder.name,
         "measure_words": words(main) if main else "",
@@ -90,7 +91,7 @@ def _rows_of(index: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
         & (table.condition == index["condition"])
         & table.against.isna()
         & (table.model.isna() | (table.model == index["model"]))
-        & (table.recipe.isna() | (table.arm == "prior") | (table.recipe == index["recipe"]["label"]))
+        & (table.recipe.isna() | (table.arm == "prior") | (table.recipe == index["recipe"].get("label")))
     ]
     same = ["run", "metric", "gen_seed"]
     latest: pd.DataFrame = rows.sort_values("n", kind="stable").drop_duplicates(same, keep="last")

@@ -47,6 +47,19 @@ EXACT = {
         "Kernel distance (Lite0) ×1000",
         "The same question without that bias, times 1000; around 0 for equal sets, so it can be negative.",
     ),
+    "mind_lite0": ("MIND (Lite0)", "Sliced Wasserstein distance in these features; steadier at small n."),
+    "precision_lite0": (
+        "precision (Lite0)",
+        "Share of the pictures that lie among real ones: inside a real picture's ball of 5 neighbours. Depends on n.",
+    ),
+    "recall_lite0": ("recall (Lite0)", "Share of real pictures that lie among the generated ones. Depends on n."),
+    "density_lite0": ("density (Lite0)", "How many real balls hold a picture, over 5; about 1 for equal sets."),
+    "coverage_lite0": ("coverage (Lite0)", "Share of real pictures whose ball holds a generated one."),
+    "copied_lite0": (
+        "copied (Lite0)",
+        "Share of pictures nearer to a training sample than to any unseen one, among equally many: .5 where nothing is "
+        "copied, 1 where everything is.",
+    ),
     "fid": ("FID", "Fréchet distance in Inception features. Biased upwards at small n: compare equal n only."),
     "kid": ("KID ×1000", "Kernel distance in Inception features, times 1000; unbiased."),
     "study_win_rate": ("win rate in the study", "Share of votes that the subject won, a tie counting half."),

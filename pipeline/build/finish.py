@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from pipeline.build.pool import Pool
 from pipeline.config import DatasetConfig
-from pipeline.contract.dataset import FORMAT, HEADER, REJECT_COLUMNS, REJECTS, Shard
+from pipeline.contract.dataset import FORMAT, HEADER, REJECT_COLUMNS, REJECTS, Shard, read_columns
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic, write_json
 from pipeline.contract.identity import code_version, sha256_file
@@ -37,7 +38,12 @@ def write_rejects(folder: Path, shards: list[Shard]) -> dict[str, int]:
 
 
 def seal(
-    config: DatasetConfig, about: dict[str, Any], identity: str, shards: list[Shard], pool: Pool
+    config: DatasetConfig,
+    about: dict[str, Any],
+    identity: str,
+    shards: list[Shard],
+    pool: Pool,
+    notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Check the counts, write rejects, contact sheet and card, and the header last."""
     folder = config.folder
@@ -66,6 +72,8 @@ def seal(
         "image_size": config.image_size,
         "license": config.license,
         "rejects": reasons,
+        "source_notes": list(notes),
+        "caption_sources": _caption_sources(folder, files),
         "rejects_sha256": sha256_file(folder / REJECTS),
         "shards": files,
         "tool_versions": _tool_versions(),
@@ -88,6 +96,12 @@ def _check_counts(config: DatasetConfig, counts: dict[str, int], reasons: dict[s
     for name, wanted in (("train", config.resolved_size), ("eval", config.eval_size)):
         if counts[name] < wanted:
             print(f"note: {name} has {counts[name]} samples, {wanted} were asked for; the source has no more")
+
+
+def _caption_sources(folder: Path, files: list[dict[str, Any]]) -> dict[str, int]:
+    """Samples by where their caption comes from; "none" for those without one."""
+    columns = [read_columns(folder, files, split, ["caption_source"]) for split in ("train", "eval")]
+    return dict(Counter(name or "none" for c in columns for name in c["caption_source"].to_pylist()).most_common())
 
 
 # What workers do for the seal: each returns what it adds to the header.

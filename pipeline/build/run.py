@@ -13,7 +13,7 @@ from pipeline.build.pool import Pool, open_pool, prestart, stream
 from pipeline.build.sample import Recipe
 from pipeline.build.schedule import Job, Ledger, cut
 from pipeline.build.split import ranked
-from pipeline.config import DatasetConfig
+from pipeline.config import RENDERED, DatasetConfig
 from pipeline.contract.dataset import CLAIM, HEADER, LEDGER
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder, read_json, remove_parts, write_json
@@ -43,7 +43,7 @@ def source_identity(config: DatasetConfig, source: Source | None = None) -> tupl
     outside = ""
     if config.decontaminate:
         outside = open_source(config.decontaminate, config.seed, config.image_size).fingerprint()
-    source = source or open_source(config.source, config.seed, config.image_size)
+    source = source or open_source(config.source, config.seed, config.image_size, None, config.read)
     about = config.identity(source.fingerprint(), outside)
     return about, fingerprint(about)
 
@@ -70,13 +70,26 @@ def build(config: DatasetConfig) -> dict[str, Any]:
             cut("train", keys["train"], config.resolved_size, config.block),
         ]
         print(f"{folder}: {config.resolved_size} train + {config.eval_size} eval samples", flush=True)
+        notes = (*recipe.source.notes, *_unused_maps(config, recipe.source))
+        for note in notes:
+            print(f"source: {note}", flush=True)
         with open_pool(config) as pool:
             limits = config.limits
             index = Index(int(limits["duplicate_bits"]), int(limits["mirror_bits"]), limits["min_crop_fit"])
             job = Job(config, identity, pool, Ledger(folder / LEDGER), index)
             if config.decontaminate:
                 _add_outside(pool, config, job.index)
-            return seal(config, about, identity, job.run(splits), pool)
+            return seal(config, about, identity, job.run(splits), pool, notes)
+
+
+def _unused_maps(config: DatasetConfig, source: Source) -> list[str]:
+    """A line where the source has maps and other ones were asked for."""
+    if config.kind in RENDERED or not source.given or set(source.given) & set(config.condition):
+        return []
+    return [
+        f"its own maps ({', '.join(source.given)}) are not used, {', '.join(config.condition)} is made from images; "
+        f"--condition {source.given[0]} takes them"
+    ]
 
 
 def _claim(config: DatasetConfig, identity: str) -> None:
@@ -91,5 +104,6 @@ def _claim(config: DatasetConfig, identity: str) -> None:
                 f"{config.folder} holds shards of an unknown build; choose another NAME or delete that folder"
             )
         options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
+        options["read"] = dataclasses.asdict(config.read)
         write_json(claim, {"fingerprint": identity, "options": options})
     remove_parts(config.folder)

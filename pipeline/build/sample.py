@@ -52,7 +52,7 @@ class Recipe:
         if unknown := sorted(set(config.weights) - {*REGISTRY, *MODELS}):
             known = ", ".join((*MODELS, *sorted(REGISTRY)))
             raise CnlabError(f"weights are given for {', '.join(unknown)}; only these can have any: {known}")
-        self.source = open_source(config.source, config.seed, config.image_size, config.condition)
+        self.source = open_source(config.source, config.seed, config.image_size, config.condition, config.read)
         self.conditions: list[Condition] = [
             get_condition(name, self.source.given, config.weights.get(name, "")) for name in config.condition
         ]

@@ -10,6 +10,7 @@ from pipeline.contract.dataset import BEFORE, CLAIM, HEADER, REJECTS, read_heade
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder, read_json
 from pipeline.contract.identity import sha256_file
+from pipeline.sources.columns import ReadConfig
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def restored_config(folder: Path, source: str = "") -> Any:
         raise CnlabError(f"{claim} is missing, so the build's options are unknown; run the build's own command")
     options = read_json(claim)["options"]
     tuples = {name: tuple(options[name]) for name in ("condition", "captions")}
+    read = options.get("read", {})
+    options["read"] = ReadConfig(**{**read, "map_column": tuple(read.get("map_column", ()))})
     moved = {"source": source} if source else {}
     return DatasetConfig(**{**options, **tuples, "out": folder.parent, "name": folder.name, **moved})
 

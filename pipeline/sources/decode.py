@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError, features
 
 from pipeline.sources.base import Rejected
 
 #: Pillow's readers that are used. JPEG's hands phones' files with a second picture on as MPO; the first is taken.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(("AVIF",) if features.check("avif") else ()))
 MAX_PIXELS = 64_000_000  # decompression-bomb cap; Pillow itself only warns at 89 million
 MAX_BYTES = 256_000_000
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")  # 16-bit grey

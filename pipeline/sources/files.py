@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import features
 
-from pipeline.contract.errors import CnlabError
 from pipeline.sources.base import Rejected
 from pipeline.sources.decode import decode
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif",
+    *((".avif",) if features.check("avif") else ()),
+)  # fmt: skip
+#: Pictures that are not read, by suffix, so that people are told.
+UNSUPPORTED = (
+    ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".svg", ".exr", ".hdr", ".cr2", ".cr3", ".nef", ".arw", ".dng",
+    ".raf", ".orf", ".rw2", ".raw", *(() if features.check("avif") else (".avif",)),
+)  # fmt: skip
 MAX_TEXT = 100_000  # bytes of a caption file that are read: enough to tell that it is too long
-TEXT_COLUMNS = ("text", "caption", "prompt")
 FACTS = ("license", "url", "author", "title", "punsafe", "similarity", "original_width", "original_height")
 LABELS = ("segment",)  # maps whose colours are classes: never blended
 
@@ -51,33 +55,10 @@ def read_text(data: bytes) -> str:
     return data.decode("utf-8-sig", "replace").strip()
 
 
-def caption_in(row: Mapping[str, Any]) -> str:
-    """The first of `TEXT_COLUMNS` that says anything; of a list of captions the first."""
-    for name in TEXT_COLUMNS:
-        value = row.get(name)
-        if isinstance(value, (list, tuple)) and value:
-            value = value[0]
-        if isinstance(value, str) and value.strip():
-            return value[:MAX_TEXT].strip()
-    return ""
-
-
 def facts_in(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a row says about its image and is worth keeping (`FACTS`); numbers and short texts only."""
     plain = {name: row[name] for name in FACTS if isinstance(row.get(name), (str, int, float))}
     return {name: value[:500] if isinstance(value, str) else value for name, value in plain.items()}
-
-
-def read_metadata(name: str, text: str) -> dict[str, dict[str, Any]]:
-    """``file_name`` -> row of metadata.jsonl or metadata.csv, the layout of `datasets`' imagefolder."""
-    try:
-        if name.endswith(".jsonl"):
-            rows: Iterable[Any] = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        return {str(row["file_name"]): dict(row) for row in rows}
-    except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
-        raise CnlabError(f"{name}: every row needs file_name, and text or maps ({error!r:.200})") from error
 
 
 def fitted_map(name: str, data: bytes, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -42,6 +42,7 @@ PALETTE = {name: ImageColor.getrgb(name.replace(" ", ""))[:3] for name in " ".jo
 class Fill50k:
     """World ``seed``: sample i is a pure function of (seed, i)."""
 
+    notes: tuple[str, ...] = ()
     given: tuple[str, ...] = ("circle",)
 
     def __init__(self, seed: int, image_size: int) -> None:

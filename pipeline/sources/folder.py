@@ -1,4 +1,4 @@
-"""A directory of ordinary images with captions from a sidecar, a metadata file, or the file name."""
+"""A directory of images with captions from a sidecar, a metadata file, or the file name, and maps beside them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import posixpath
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,71 +14,179 @@ from typing import Any
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
 from pipeline.sources.base import Raw, Rejected
+from pipeline.sources.columns import (
+    FILE_NAMES,
+    GENERIC,
+    MAP_NAMES,
+    RULES,
+    ReadConfig,
+    caption_columns,
+    caption_in,
+    map_columns,
+)
 from pipeline.sources.decode import MAX_BYTES, decode
 from pipeline.sources.files import (
     MAX_TEXT,
     SUFFIXES,
-    caption_in,
+    UNSUPPORTED,
     facts_in,
     fitted_map,
     is_image,
     printable_key,
-    read_metadata,
     read_text,
     stem,
 )
+from pipeline.sources.metadata import Names, file_column, is_metadata, match_metadata
 
-METADATA = ("metadata.jsonl", "metadata.csv")
 SIDECARS = (".txt", ".caption")
-MAPS = "maps"  # sub-folder of given maps: maps/depth/a/b.png belongs to a/b.jpg
-MAP_COLUMN = "_file_name"  # of the metadata: depth_file_name
+MAPS = "maps"  # sub-folder of maps by condition: maps/depth/a/b.png belongs to a/b.jpg
+#: Folders whose pictures are maps where another folder has pictures of the same names (diffusers, kohya, SimpleTuner).
+MAP_FOLDERS = ("conditioning_images", "conditioning_image", "conditioning", "conditioning_data", "control_images")
 
 
 class Folder:
     """Every image below ``where``; the key is the path relative to it.
 
-    Folders that are links are not entered; files that are links are read when they stay inside. ``wanted`` limits
-    the given maps that are loaded.
+    Folders that are links are not entered and files that are links are read only when they stay inside, unless
+    ``read.follow_links``. ``wanted`` limits the maps that are loaded. ``notes`` says what was taken for what.
     """
 
-    def __init__(self, where: str, image_size: int, wanted: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, where: str, image_size: int, wanted: tuple[str, ...] | None = None, read: ReadConfig | None = None
+    ) -> None:
         self.root, self.image_size, self.wanted = Path(where).expanduser(), image_size, wanted
+        self.read = read or ReadConfig()
         if not where or not self.root.is_dir():
             raise CnlabError(f"source folder {where!r} is not a directory; give SOURCE=folder:PATH")
-        listed = sorted(_walk(self.root, ""))
+        linked: list[str] = []  # folders that are not entered
+        self._listed = sorted(_walk(self.root, "", self.read.follow_links, (os.path.realpath(self.root),), linked))
+        pictures = [f for f in self._listed if is_image(f)]
+        tables = [f for f in self._listed if is_metadata(f)]
+        matched = match_metadata(self.root, tables, Names(self.root, pictures), len(pictures), self.read)
+        self._rows = matched.rows
+        self._maps = {**self._folder_maps(pictures), **self._column_maps(pictures)}  # condition -> picture -> map
+        taken = {file for files in self._maps.values() for file in files.values()}
         inside = f"{MAPS}/"
-        self._maps = {stem(f.removeprefix(inside)): f for f in listed if f.startswith(inside) and is_image(f)}
-        self._files = {printable_key(f): f for f in listed if is_image(f) and not f.startswith(inside)}
-        self._sidecars = {f for f in listed if f.endswith(SIDECARS)}
+        self._files = {printable_key(f): f for f in pictures if f not in taken and not f.startswith(inside)}
         if not self._files:
-            raise CnlabError(f"no images ({', '.join(SUFFIXES)}) below {self.root}")
-        self._rows = self._metadata()
-        columns = {name.removesuffix(MAP_COLUMN) for row in self._rows.values() for name in row if MAP_COLUMN in name}
-        self.given = tuple(
-            sorted({name.partition("/")[0] for name in self._maps if "/" in name} | columns - {"file_name"})
-        )
+            raise CnlabError(f"no images ({', '.join(SUFFIXES)}) below {self.root}{_without(self._listed)}")
+        self._sidecars = self._find_sidecars()
+        self.given = tuple(sorted(self._maps))
+        self.notes = (*matched.notes, *self._account(pictures, tables, taken))
+        if linked:
+            self.notes += (f"{len(linked)} linked folders are not entered, e.g. {linked[0]}; --follow-links does",)
 
-    def _metadata(self) -> dict[str, dict[str, Any]]:
-        for name in METADATA:
-            path = self.root / name
-            if path.is_file():
-                return read_metadata(str(path), path.read_text(encoding="utf-8-sig", errors="replace"))
-        return {}
+    # which file belongs to which picture
+
+    def _folder_maps(self, pictures: list[str]) -> dict[str, dict[str, str]]:
+        """``maps/NAME/``, folders that the user named, and folders of the usual names beside one of pictures."""
+        by_stem: dict[str, list[str]] = {}
+        for file in pictures:
+            by_stem.setdefault(stem(file), []).append(file)
+        folders = {
+            f"{MAPS}/{name}/": name
+            for name in sorted({f.split("/")[1] for f in pictures if f.count("/") > 1 and f.startswith(f"{MAPS}/")})
+        }
+        folders |= {column: name for name, column in self.read.maps.items() if column.endswith("/")}
+        tops = {f.partition("/")[0] for f in pictures if "/" in f}
+        if GENERIC not in folders.values():
+            folders |= {f"{top}/": GENERIC for top in sorted(tops) if top.lower() in MAP_FOLDERS}
+            if {"source", "target"} <= tops:
+                folders["source/"] = GENERIC
+        maps: dict[str, dict[str, str]] = {}
+        for below, name in folders.items():
+            for file in (f for f in pictures if f.startswith(below)):
+                inner = stem(file.removeprefix(below))
+                twins = [
+                    p
+                    for top in ("", *(f"{t}/" for t in sorted(tops - {MAPS}) if f"{t}/" != below))
+                    for p in by_stem.get(top + inner, ())
+                ]
+                for picture in twins[:1]:
+                    maps.setdefault(name, {})[picture] = file
+        return maps
+
+    def _column_maps(self, pictures: list[str]) -> dict[str, dict[str, str]]:
+        """Maps that metadata names, by condition."""
+        if not self._rows:
+            return {}
+        columns = list(dict.fromkeys(name for row in self._rows.values() for name in row if name))
+        image = file_column(self._rows.values(), self.read, str(self.root))
+        asked = {name: column for name, column in self.read.maps.items() if not column.endswith("/")}
+        if missing := next((c for c in asked.values() if c not in columns), None):
+            raise CnlabError(f"{self.root}: no metadata has a column {missing!r}; there are {', '.join(columns)}")
+        short = {re.sub("(_file_name|_path)$", "", c): c for c in columns if c not in (image, *FILE_NAMES)}
+        maps_named = {s: c for s, c in short.items() if s != c or (s.lower() in MAP_NAMES and s.lower() != "source")}
+        if image.lower() == "target" and "source" in short:
+            maps_named["source"] = short["source"]
+        kinds = {name: maps_named[s] for name, s in map_columns(list(maps_named), ReadConfig()).items()} | asked
+        maps: dict[str, dict[str, str]] = {}
+        lookup = Names(self.root, [f for f in self._listed if is_image(f)])
+        for name, column in kinds.items():
+            for picture, row in self._rows.items():
+                if value := row.get(column):
+                    file = lookup.find(value, row[""])
+                    maps.setdefault(name, {})[picture] = file if file is not None else str(value).replace("\\", "/")
+        return maps
+
+    def _find_sidecars(self) -> dict[str, str]:
+        """Picture -> its caption file: x.txt, x.TXT, x.caption, x.jpg.txt."""
+        texts = {
+            f[: -len(suffix)].casefold(): f
+            for suffix in reversed(SIDECARS)
+            for f in self._listed
+            if f.lower().endswith(suffix)
+        }
+        found = {}
+        for file in self._files.values():
+            text = texts.get(stem(file).casefold()) or texts.get(file.casefold())
+            if text:
+                found[file] = text
+        return found
+
+    def _account(self, pictures: list[str], tables: list[str], taken: set[str]) -> list[str]:
+        """What became of every file that is no candidate."""
+        notes = []
+        for name, files in self._maps.items():
+            here = sum(picture in set(self._files.values()) for picture in files)
+            example = next(iter(files.values()))
+            notes.append(f"maps: {here} of {len(self._files)} images have one for {name}, e.g. {example}")
+        orphans = [f for f in pictures if f.startswith(f"{MAPS}/") and f not in taken]
+        if orphans:
+            notes.append(f"maps: {len(orphans)} belong to no image, e.g. {orphans[0]}")
+        used = {*pictures, *tables, *self._sidecars.values()}
+        texts = [f for f in self._listed if f.lower().endswith(SIDECARS) and f not in used]
+        if texts:
+            notes.append(f"captions: {len(texts)} files lie beside no image, e.g. {texts[0]}")
+        if rest := _without([f for f in self._listed if f not in used and f not in texts]):
+            notes.append(rest.strip("; "))
+        return notes
+
+    # the interface of a source
 
     def keys(self) -> list[str]:
         """Relative POSIX paths."""
         return list(self._files)
 
     def fingerprint(self) -> str:
-        """Of names, sizes, modification times and captions' text."""
-        found = []
-        for name in (*self._files.values(), *sorted(self._sidecars), *self._maps.values()):
+        """Of names, sizes, modification times, captions' text and maps, and of the rules by which they are matched."""
+        files = []
+        others = {file for maps in self._maps.values() for file in maps.values()}
+        for name in (*self._files.values(), *sorted(self._sidecars.values()), *sorted(others)):
             try:
                 s = (self.root / name).stat()
-                found.append((printable_key(name), s.st_size, s.st_mtime_ns))
+                files.append((printable_key(name), s.st_size, s.st_mtime_ns))
             except OSError:  # a dangling link
-                found.append((printable_key(name), -1, 0))
-        return fingerprint({"files": found, "captions": self._rows})
+                files.append((printable_key(name), -1, 0))
+        return fingerprint(
+            {
+                "rules": RULES,
+                "files": files,
+                "captions": self._rows,
+                "caption_column": self.read.caption_column,
+                "maps": self._maps,
+            }
+        )
 
     def load(self, key: str) -> Raw:
         """One image, its captions and its maps. Raises `Rejected` with the reasons of `decode` and `fitted_map`."""
@@ -86,8 +195,7 @@ class Folder:
         row = self._rows.get(name, {})
         maps = {}
         for kind in self.given if self.wanted is None else (k for k in self.given if k in self.wanted):
-            path = row.get(f"{kind}{MAP_COLUMN}") or self._maps.get(f"{kind}/{stem(name)}")
-            if path:
+            if path := self._maps[kind].get(name):
                 maps[kind] = fitted_map(kind, self._read_map(kind, path), image, (width, height))
         return Raw(key, image, self._captions(name, row), width, height, maps, {**facts, **facts_in(row)})
 
@@ -95,13 +203,14 @@ class Folder:
         """The bytes of a regular file inside the folder."""
         path = self.root / name
         try:
-            if path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve()):
-                raise Rejected("unreadable", "a link that leaves the folder")
-            found = path.stat()
-            if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            inside = self.read.follow_links or path.resolve().is_relative_to(self.root.resolve())
+            if path.is_symlink() and not inside:
+                raise Rejected("unreadable", "a link that leaves the folder; --follow-links reads it")
+            entry = path.stat()
+            if not stat.S_ISREG(entry.st_mode):  # opening a pipe would wait for ever
                 raise Rejected("unreadable", "not a regular file")
-            if found.st_size > MAX_BYTES:
-                raise Rejected("too_large", f"{found.st_size} bytes")
+            if entry.st_size > MAX_BYTES:
+                raise Rejected("too_large", f"{entry.st_size} bytes")
             return path.read_bytes()
         except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
             raise Rejected("unreadable", str(getattr(error, "strerror", "") or error)) from error
@@ -116,32 +225,52 @@ class Folder:
             raise Rejected("map_missing", f"{kind}: {error.detail}") from error
 
     def _captions(self, name: str, row: dict[str, Any]) -> dict[str, str]:
-        found = {}
-        for suffix in SIDECARS:
-            sidecar = stem(name) + suffix
-            if "sidecar" not in found and sidecar in self._sidecars and (self.root / sidecar).is_file():
+        """What a sidecar, the metadata and the file name say; the last not where the others are there and blank."""
+        captions = {}
+        if sidecar := self._sidecars.get(name):
+            try:
                 with (self.root / sidecar).open("rb") as file:
-                    found["sidecar"] = read_text(file.read(MAX_TEXT))
-        if said := caption_in(row):
-            found["metadata"] = said
+                    captions["sidecar"] = read_text(file.read(MAX_TEXT))
+            except OSError as error:
+                raise Rejected("caption_empty", f"{sidecar}: {error.strerror}") from error
+        columns = (self.read.caption_column,) if self.read.caption_column else caption_columns(list(row))
+        if any(column in row for column in columns):
+            captions["metadata"] = caption_in(row, columns, MAX_TEXT)
+        if captions and not any(captions.values()):
+            return captions
         words = re.sub(r"[_\-.]+", " ", stem(posixpath.basename(name)))
-        return {**found, "filename": re.sub(r"\s+", " ", words).strip()}
+        return {**captions, "filename": re.sub(r"\s+", " ", words).strip()}
 
 
-def _walk(root: Path, below: str) -> Iterator[str]:
-    """Relative paths of all files; hidden ones and linked folders are left out."""
+def _without(files: list[str]) -> str:
+    """``; not read: 3 .heic (unsupported), 1 without a suffix``; empty for none."""
+    counts = Counter(posixpath.splitext(f)[1].lower() for f in files if not is_image(f) and not is_metadata(f))
+    parts = [
+        f"{n} {suffix or 'without a suffix'}{' (unsupported: convert to JPEG or PNG)' if suffix in UNSUPPORTED else ''}"
+        for suffix, n in sorted(counts.items())
+    ]
+    return f"; not read: {', '.join(parts)}" if parts else ""
+
+
+def _walk(root: Path, below: str, follow: bool, above: tuple[str, ...], linked: list[str]) -> Iterator[str]:
+    """Relative paths of all files; hidden ones are left out; linked folders, unless ``follow``, go into ``linked``."""
     folders = []
     with os.scandir(root / below) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             name = posixpath.join(below, entry.name)
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=follow):
                 folders.append(name)
-            elif not (entry.is_symlink() and (root / name).is_dir()):
+            elif entry.is_symlink() and (root / name).is_dir():
+                linked.append(name)
+            else:
                 yield name
     for name in folders:
+        real = os.path.realpath(root / name)
+        if real in above:  # a link to a folder that holds it
+            continue
         try:
-            yield from _walk(root, name)
+            yield from _walk(root, name, follow, (*above, real), linked)
         except PermissionError as error:
             raise CnlabError(f"{root / name} cannot be listed; allow reading it or move it away") from error

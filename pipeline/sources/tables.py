@@ -6,6 +6,7 @@ cache of memory-mapped Arrow files (as large as the table), which all workers sh
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,19 @@ from pipeline.contract.errors import CnlabError, first_line
 from pipeline.contract.identity import fingerprint
 from pipeline.contract.sizes import parse_size
 from pipeline.sources.base import Raw, Rejected
+from pipeline.sources.columns import (
+    GENERIC,
+    IMAGE_NAMES,
+    MAP_NAMES,
+    RULES,
+    ReadConfig,
+    caption_in,
+    recognise,
+)
 from pipeline.sources.decode import MAX_BYTES, decode
-from pipeline.sources.files import caption_in, facts_in, fitted_map
+from pipeline.sources.files import MAX_TEXT, facts_in, fitted_map
 
-IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")  # names of a picture, best first
 KEY_COLUMNS = ("key", "__key__", "image_id", "id")
-NOT_MAPS = ("conditioning_image", "thumbnail")  # the first repeats one of the maps by its name
 
 
 class Table:
@@ -29,24 +37,32 @@ class Table:
 
     keys   the column ``key``, ``__key__``, ``image_id`` or ``id`` if there is one, else ``row-N`` (so that rows should
            then only be appended)
-    maps   every further image column, by its name
+    maps   every further image column by its name, one of an unsaid kind as ``conditioning_image``
     """
 
-    def __init__(self, rows: Any, mark: str, image_size: int, wanted: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, rows: Any, identity: str, image_size: int, wanted: tuple[str, ...] | None, read: ReadConfig, where: str
+    ) -> None:
         from datasets import Image
 
-        pictures = [name for name, kind in rows.features.items() if _is_picture(name, kind)]
-        self._image = next((n for n in (*IMAGE_COLUMNS, *pictures) if n in pictures), "")
-        if not self._image:
-            raise CnlabError(f"no image column (Image, bytes or binary) among {', '.join(rows.features)}")
+        pictures = [name for name, kind in rows.features.items() if _is_picture(name, kind, read)]
+        self._columns = recognise(list(rows.features), pictures, read, where)
+        if _ours(rows.features):
+            self._columns.maps.pop(GENERIC, None)  # it repeats the map of the first condition
         for name in pictures:
             if isinstance(rows.features[name], Image):
                 rows = rows.cast_column(name, Image(decode=False))
-        self.given = tuple(n for n in pictures if n != self._image and n not in NOT_MAPS)
-        self._rows, self._mark, self.image_size, self.wanted = rows, mark, image_size, wanted
+        self.given = tuple(self._columns.maps)
+        self._rows, self._identity, self.image_size, self.wanted = rows, identity, image_size, wanted
         self._keys = {key: i for i, key in enumerate(_keys(rows))}
-        asked = [n for n in self.given if wanted is None or n in wanted]
-        self._view = rows.select_columns([n for n in rows.features if n not in self.given or n in asked])
+        unread = {column for name, column in self._columns.maps.items() if wanted is not None and name not in wanted}
+        self._view = rows.select_columns([n for n in rows.features if n not in unread])
+        parts = [
+            f"the column {self._columns.image} is the picture",
+            f"{' or '.join(self._columns.caption) or 'none'} the caption",
+        ]
+        parts += [f"{column} the map {name}" for name, column in self._columns.maps.items()]
+        self.notes: tuple[str, ...] = (", ".join(parts),)
 
     def keys(self) -> list[str]:
         """See the class."""
@@ -54,29 +70,35 @@ class Table:
 
     def fingerprint(self) -> str:
         """Of the files behind the table."""
-        return self._mark
+        return fingerprint({"rules": RULES, "rows": self._identity, "columns": dataclasses.asdict(self._columns)})
 
     def load(self, key: str) -> Raw:
         """Read one row. Raises `Rejected` with the reasons of `decode` and `fitted_map`."""
         row = self._view[self._keys[key]]
-        image, width, height, facts = decode(_bytes(row[self._image]), self.image_size)
+        image, width, height, facts = decode(_bytes(row[self._columns.image]), self.image_size)
         maps = {
-            name: fitted_map(name, _bytes(row[name]), image, (width, height))
-            for name in self.given
-            if row.get(name) is not None
+            name: fitted_map(name, _bytes(row[column]), image, (width, height))
+            for name, column in self._columns.maps.items()
+            if row.get(column) is not None
         }
-        said = caption_in(row)
-        return Raw(key, image, {"column": said} if said else {}, width, height, maps, {**facts, **facts_in(row)})
+        text = caption_in(row, self._columns.caption, MAX_TEXT)
+        return Raw(key, image, {"column": text} if text else {}, width, height, maps, {**facts, **facts_in(row)})
 
 
-def _is_picture(name: str, kind: Any) -> bool:
+def _is_picture(name: str, kind: Any, read: ReadConfig) -> bool:
     from datasets import Image, Value
 
     if isinstance(kind, Image):
         return True
     if isinstance(kind, dict):
         return "bytes" in kind
-    return isinstance(kind, Value) and "binary" in kind.dtype and name in IMAGE_COLUMNS
+    known = name.lower() in (*IMAGE_NAMES, *MAP_NAMES) or name in (read.image_column, *read.maps.values())
+    return isinstance(kind, Value) and "binary" in kind.dtype and known
+
+
+def _ours(columns: Any) -> bool:
+    """Whether the table is a dataset of this project: ``conditioning_image`` then repeats a condition's own column."""
+    return "key" in columns and any(f"{name}_params" in columns for name in columns)
 
 
 def _keys(rows: Any) -> list[str]:
@@ -109,7 +131,9 @@ def _bytes(cell: Any) -> bytes:
     return cell
 
 
-def open_parquet(where: str, image_size: int, wanted: tuple[str, ...] | None = None) -> Table:
+def open_parquet(
+    where: str, image_size: int, wanted: tuple[str, ...] | None = None, read: ReadConfig | None = None
+) -> Table:
     """Parquet files at ``where``: a file, a glob, or a folder (of a finished dataset: its train and eval shards)."""
     from datasets import load_dataset
 
@@ -128,10 +152,12 @@ def open_parquet(where: str, image_size: int, wanted: tuple[str, ...] | None = N
         rows = load_dataset("parquet", data_files=[str(p) for p in found], split="train")
     except Exception as error:  # damaged files raise nearly anything
         raise _unreadable(where, error) from error
-    return Table(rows, fingerprint(stats), image_size, wanted)
+    return Table(rows, fingerprint(stats), image_size, wanted, read or ReadConfig(), where)
 
 
-def open_hub(where: str, image_size: int, wanted: tuple[str, ...] | None = None) -> Table:
+def open_hub(
+    where: str, image_size: int, wanted: tuple[str, ...] | None = None, read: ReadConfig | None = None
+) -> Table:
     """``NAME[:SPLIT[:ROWS]]`` of the hub, or a local folder that `datasets.load_dataset` reads; SPLIT is train.
 
     With ROWS (e.g. 50k) the split is streamed and only that many rows from its head are fetched and kept.
@@ -146,7 +172,9 @@ def open_hub(where: str, image_size: int, wanted: tuple[str, ...] | None = None)
     try:
         if not count:
             table = load_dataset(name, split=split or "train")
-            return Table(table, fingerprint([where, table._fingerprint]), image_size, wanted)
+            return Table(
+                table, fingerprint([where, table._fingerprint]), image_size, wanted, read or ReadConfig(), where
+            )
         stream = load_dataset(name, split=split or "train", streaming=True)
         features = stream.features or stream._resolve_features().features
         for column, kind in features.items():
@@ -158,7 +186,7 @@ def open_hub(where: str, image_size: int, wanted: tuple[str, ...] | None = None)
         raise
     except Exception as error:  # the hub, its files and the network raise nearly anything
         raise _unreadable(where, error) from error
-    return Table(table, fingerprint([where, table._fingerprint]), image_size, wanted)
+    return Table(table, fingerprint([where, table._fingerprint]), image_size, wanted, read or ReadConfig(), where)
 
 
 class _Head:
@@ -177,5 +205,5 @@ class _Head:
 
 
 def _unreadable(where: str, error: Exception) -> CnlabError:
-    said = first_line(error)
-    return CnlabError(f"{where} cannot be read ({type(error).__name__}: {said[:200]}); check its name and files")
+    why = f"{type(error).__name__}: {first_line(error)[:200]}"
+    return CnlabError(f"{where} cannot be read ({why}); check its name and files")

@@ -18,6 +18,7 @@ DEPTH_NEAR, DEPTH_FAR = 2.5, 10.0  # world units mapped to white and black
 class Tabletop:
     """World ``seed``: sample i is a pure function of (seed, i)."""
 
+    notes: tuple[str, ...] = ()
     given: tuple[str, ...] = ("depth", "normal", "segment")
 
     def __init__(self, seed: int, image_size: int) -> None:

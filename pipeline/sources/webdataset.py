@@ -11,7 +11,7 @@ import json
 import posixpath
 import re
 import tarfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +21,9 @@ import fsspec
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
 from pipeline.sources.base import Raw, Rejected
+from pipeline.sources.columns import ReadConfig, caption_columns, caption_in, map_columns
 from pipeline.sources.decode import MAX_BYTES, decode
-from pipeline.sources.files import MAX_TEXT, caption_in, facts_in, fitted_map, is_image, printable_key, read_text, stem
+from pipeline.sources.files import MAX_TEXT, facts_in, fitted_map, is_image, printable_key, read_text, stem
 
 MAX_MEMBERS = 2_000_000  # of one tar; img2dataset writes 30,000
 OPEN_FILES = 32  # handles kept; rank order visits all tars in turn
@@ -46,18 +47,33 @@ class WebDataset:
     The key is TAR/MEMBER without suffixes. ``KEY.depth.png`` beside ``KEY.jpg`` is a given map called depth.
     """
 
-    def __init__(self, where: str, image_size: int, wanted: tuple[str, ...] | None = None) -> None:
-        self.image_size, self.wanted = image_size, wanted
+    def __init__(
+        self, where: str, image_size: int, wanted: tuple[str, ...] | None = None, read: ReadConfig | None = None
+    ) -> None:
+        self.image_size, self.wanted, self.read = image_size, wanted, read or ReadConfig()
         self._fs, self._tars = _find(where)
         self._open: OrderedDict[str, Any] = OrderedDict()
         self._samples: dict[str, Sample] = {}
+        self._unread: Counter[str] = Counter()
         for name, path in self._tars.items():
             self._index(name, path)
         usable = [s for s in self._samples.values() if s.image and not s.fault]
         if not usable:
             faults = ", ".join(sorted({s.fault[0] for s in self._samples.values() if s.fault})) or "no images in them"
             raise CnlabError(f"{where}: no usable sample in {len(self._tars)} tar files ({faults})")
-        self.given = tuple(sorted({name for s in usable for name in s.maps}))
+        self._kinds = map_columns(sorted({name for s in usable for name in s.maps}), self.read)
+        self.given = tuple(sorted(self._kinds))
+        self.notes = tuple(self._account(len(usable)))
+
+    def _account(self, usable: int) -> list[str]:
+        """What the members were taken for."""
+        notes = [f"{usable} samples with an image in {len(self._tars)} tar files"]
+        for name, kind in self._kinds.items():
+            count = sum(kind in s.maps for s in self._samples.values())
+            notes.append(f"maps: {count} of them have KEY.{kind}.*, taken as {name}")
+        if self._unread:
+            notes.append("not read: " + ", ".join(f"{n} .{suffix}" for suffix, n in sorted(self._unread.items())))
+        return notes
 
     def keys(self) -> list[str]:
         """``TAR/MEMBER``, those of unusable members too."""
@@ -87,28 +103,29 @@ class WebDataset:
         image, width, height, facts = decode(self._read(sample.tar, sample.image), self.image_size)
         captions, row = self._captions(sample)
         maps = {
-            kind: fitted_map(kind, self._read(sample.tar, where), image, (width, height))
-            for kind, where in sample.maps.items()
-            if self.wanted is None or kind in self.wanted
+            name: fitted_map(name, self._read(sample.tar, sample.maps[kind]), image, (width, height))
+            for name, kind in self._kinds.items()
+            if kind in sample.maps and (self.wanted is None or name in self.wanted)
         }
         return Raw(key, image, captions, width, height, maps, {**facts, **facts_in(row)})
 
     def _captions(self, sample: Sample) -> tuple[dict[str, str], dict[str, Any]]:
-        found: dict[str, str] = {}
+        captions: dict[str, str] = {}
         row: dict[str, Any] = {}
         for kind, (offset, size) in sample.texts.items():
             text = read_text(self._read(sample.tar, (offset, min(size, MAX_TEXT))))
             if kind != "json":
-                found.setdefault("sidecar", text)
+                captions.setdefault("sidecar", text)
                 continue
             try:
                 read = json.loads(text)
             except (ValueError, RecursionError):  # img2dataset's failures leave such; the caption may be elsewhere
                 continue
             row = read if isinstance(read, dict) else {}
-        if said := caption_in(row):
-            found["metadata"] = said
-        return found, row
+        columns = (self.read.caption_column,) if self.read.caption_column else caption_columns(list(row))
+        if text := caption_in(row, columns, MAX_TEXT):
+            captions["metadata"] = text
+        return captions, row
 
     def _read(self, tar: str, where: tuple[int, int]) -> bytes:
         offset, size = where
@@ -135,30 +152,32 @@ class WebDataset:
 
     def _index(self, tar: str, path: str) -> None:
         """Enter the members of one tar."""
+        members: list[tarfile.TarInfo] = []
         try:
             with self._fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
                 for count, member in enumerate(_members(archive)):
                     if count >= MAX_MEMBERS:
                         raise CnlabError(f"{tar} has more than {MAX_MEMBERS} members; split it")
-                    self._enter(tar, member)
+                    if not member.isdir() and not posixpath.basename(member.name).startswith("."):
+                        members.append(member)  # hidden files: the resource forks of macOS
                 file.seek(archive.offset)
                 if file.read(512) != bytes(512):  # tarfile takes a damaged header for the end
                     raise tarfile.ReadError(f"no end mark at byte {archive.offset}, where the members end")
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             # the members so far are good; that others are lost must not go unseen
             self._samples[f"{tar}/?"] = Sample(tar, fault=("truncated", f"{tar}: {error}"[:200]))
+        images = {stem(member.name) for member in members if is_image(member.name)}
+        for member in members:
+            self._enter(tar, member, images)
 
-    def _enter(self, tar: str, member: tarfile.TarInfo) -> None:
+    def _enter(self, tar: str, member: tarfile.TarInfo, images: set[str]) -> None:
         folder, base = posixpath.split(member.name)
-        root, _, suffix = base.partition(".")
-        suffix = suffix.lower()
-        if member.isdir() or not root:  # hidden files: the resource forks of macOS
-            return
+        root, kind = _root(folder, base, images)
         key = printable_key(posixpath.join(tar, folder, root))
-        if not (is_image(base) or suffix in ("txt", "caption", "json")):
+        if not (is_image(base) or kind in ("txt", "caption", "json")):
+            self._unread[kind] += 1
             return
         sample = self._samples.setdefault(key, Sample(tar, fault=("no_image", f"{tar}: {key} has a text alone")))
-        kind = stem(suffix) if is_image(base) else suffix
         place = (member.offset_data, member.size)
         if folder.startswith("/") or ".." in member.name.split("/") or "\\" in member.name:
             sample.fault = ("unsafe_member", member.name[:200])
@@ -173,6 +192,21 @@ class WebDataset:
         else:
             sample.image = place
             sample.fault = sample.fault if sample.fault and sample.fault[0] != "no_image" else None
+
+
+def _root(folder: str, base: str, images: set[str]) -> tuple[str, str]:
+    """(sample's name, part) of a member: ``a.v2.jpg`` is (a.v2, ""), ``a.v2.depth.png`` beside it (a.v2, depth).
+
+    The part of an image is "", that of a map its condition, that of any other member its suffix. Names may hold dots:
+    an image is a map where another image is named by what comes before its last dot.
+    ``images``: names of the tar's images without their suffix.
+    """
+    bare, _, suffix = base.rpartition(".")
+    if not is_image(base):
+        text = bare if bare else base
+        return (stem(text) if is_image(text) else text), suffix.lower()
+    before, _, word = bare.rpartition(".")
+    return (before, word.lower()) if before and posixpath.join(folder, before) in images else (bare, "")
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -21,7 +21,7 @@ from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
 
 FIDELITY = {f"canny_{name}" for name in ("f1_0px", "f1_2px", "precision", "recall", "f1")}
-COMMON = {"clip_score", "fd_lite0", "kid_lite0"} | FIDELITY
+COMMON = {"clip_score", "fd_lite0", "kid_lite0", "mind_lite0"} | FIDELITY
 OWN = COMMON | {"canny_f1_2px_floor"}
 QUICK = RecipeOptions(steps=2, block=4)
 
@@ -46,7 +46,7 @@ def copy(results: Path, tmp_path: Path) -> Path:
 def test_every_row_is_there(results: Path) -> None:
     table = read_results(results)
     there = {run: set(rows.metric) - {"canny_f1_2px_normalised"} for run, rows in table.groupby("run")}
-    assert there == {"real": COMMON, "real/vae": COMMON, "demo": OWN, "demo/prior": OWN}
+    assert there == {"real": COMMON, "real/vae": COMMON, "demo": OWN | {"copied_lite0"}, "demo/prior": OWN}
     own = table[table.run == "demo"]
     assert set(own.gen_seed) == {0, 1}
     assert (set(own.step), set(own.subset_size), set(own.arm)) == ({10}, {8}, {"control"})

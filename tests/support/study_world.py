@@ -34,8 +34,9 @@ CAPTIONS = ("a red sphere on a wooden floor", *HOSTILE)
 RUN_A, RUN_B = "zebrarun-50k", "yakrun-1k"
 
 
-def png(seed: int, size: int = SIZE, **text: str) -> bytes:
+def png(seed: int, size: int = SIZE, flat: bool = False, **text: str) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    pixels = pixels * 0 + pixels[:1, :1] if flat else pixels
     info = PngImagePlugin.PngInfo()
     for name, value in text.items():
         info.add_text(name, value)
@@ -52,17 +53,25 @@ def write_dataset(folder: Path, count: int) -> None:
             "conditioning_image": {"bytes": png(1000 + n), "path": None},
             "canny": {"bytes": png(1000 + n), "path": None},
             "softedge": {"bytes": png(2000 + n), "path": None},
+            "image": {"bytes": png(3000 + n), "path": None},
         }
         for n in range(count)
     ]
     folder.mkdir(parents=True)
+    shards = []
     for part in range(2):
-        pq.write_table(pa.Table.from_pylist(rows[part::2]), folder / f"eval-{part:05d}.parquet")
+        name = f"eval-{part:05d}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows[part::2]), folder / name)
+        shards.append({"file": name, "split": "eval", "rows": len(rows[part::2]), "sha256": str(part) * 64})
+    pq.write_table(pa.Table.from_pylist(rows[:1]), folder / "eval-99999.parquet")  # stray: the header does not name it
     header = {"name": folder.name, "fingerprint": "d" * 64, "conditions": ["canny", "softedge"], "image_size": SIZE}
+    header["shards"] = shards
     write_json(folder / "dataset.json", header)
 
 
-def write_side(results: Path, run: str, arm: str, count: int, size: int = SIZE, groups: int = 2) -> None:
+def write_side(
+    results: Path, run: str, arm: str, count: int, size: int = SIZE, groups: int = 2, flat: bool = False
+) -> None:
     folder = results / "generations" / run / arm
     folder.mkdir(parents=True)
     images = []
@@ -71,7 +80,7 @@ def write_side(results: Path, run: str, arm: str, count: int, size: int = SIZE, 
         for group in range(groups):
             file = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{group}.png"
             seed = int(digest(run, arm, n, group)[:8], 16)
-            (folder / file).write_bytes(png(seed, size, parameters=f"{run} {arm}"))
+            (folder / file).write_bytes(png(seed, size, flat, parameters=f"{run} {arm}"))
             images.append({"file": file, "key": key, "text": "t", "map_key": key, "seed": group, "group": group})
     manifest = {"fingerprint": digest(run, arm), "run": run, "dataset": "tiny", "arm": arm, "images": images}
     write_json(folder / "manifest.json", manifest)
@@ -87,9 +96,20 @@ class World:
         return self.config.out
 
     def make(self, **changes: Any) -> Path:
-        config = replace(self.config, **changes)
+        """Make the study; changes are options of any group."""
+        config = changed(self.config, **changes)
         make_study(config)
         return config.out
+
+
+def changed(config: Make, **changes: Any) -> Make:
+    """The config with options of any group replaced."""
+    groups = {name: getattr(config, name) for name in ("items", "rules", "show")}
+    for name in list(changes):
+        for group, options in groups.items():
+            if name in options.__dataclass_fields__ and name in changes:
+                groups[group] = replace(options, **{name: changes.pop(name)})
+    return replace(config, **groups, **changes)
 
 
 def payload_of(page: Path) -> tuple[dict[str, Any], str]:
@@ -111,33 +131,46 @@ def answer(page: Path, rater: str, chooser: Chooser) -> dict[str, Any]:
     }
     order = [t["id"] for t in sorted(sheet["trials"], key=lambda t: (t["block"], rank[t["id"]]))]
     trials = {t["id"]: t for t in sheet["trials"]}
+    token = hashlib.sha256(text.encode()).hexdigest()
     payload = {
         "study": sheet["study"],
         "sheet": sheet["sheet"],
-        "token": hashlib.sha256(text.encode()).hexdigest(),
+        "token": token,
         "seed": sheet["seed"],
         "rater": rater,
         "started": "2026-01-01T00:00:00.000Z",
         "finished": "2026-01-01T00:10:00.000Z",
-        "order": order,
         "answers": [
-            {
-                "trial": trial,
-                "choice": chooser(trial, trials[trial]),
-                "response_ms": 900 + n,
-                "hidden_ms": 0,
-                "views": 1,
-                "window": [1200, 900],
-            }
+            with_seal(
+                token,
+                rater,
+                {
+                    "trial": trial,
+                    "choice": chooser(trial, trials[trial]),
+                    "response_ms": 900 + n,
+                    "hidden_ms": 0,
+                    "views": 1,
+                    "window": [1200, 900],
+                },
+            )
             for n, trial in enumerate(order)
         ],
     }
     return sealed(payload)
 
 
+def with_seal(token: str, rater: str, answer: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in answer.items() if name != "seal"}
+    mark = hashlib.sha256("\0".join((token, rater, canonical(plain))).encode(errors="replace")).hexdigest()[:16]
+    return {**plain, "seal": mark}
+
+
 def sealed(payload: dict[str, Any]) -> dict[str, Any]:
-    mark = hashlib.sha256((payload["token"] + "\0" + canonical(payload)).encode()).hexdigest()
-    return {"format": "picture-answers", "version": 1, "payload": payload, "seal": mark}
+    """The document of a payload, with both kinds of seal."""
+    answers = [with_seal(payload["token"], str(payload["rater"]), a) for a in payload["answers"]]
+    payload = {**payload, "answers": answers}
+    mark = hashlib.sha256((payload["token"] + "\0" + canonical(payload)).encode(errors="replace")).hexdigest()
+    return {"format": "picture-answers", "version": 2, "payload": payload, "seal": mark}
 
 
 def prefer(study: Path, wish: Callable[[dict[str, Any]], str]) -> Chooser:
@@ -150,11 +183,9 @@ def prefer(study: Path, wish: Callable[[dict[str, Any]], str]) -> Chooser:
 
     def choose(trial: str, _: dict[str, Any]) -> str:
         entry = trials[trial]
-        if entry["kind"] == "catch":
-            if entry["left"] == entry["right"]:
-                return "tie"
-            return "right" if entry["left"].endswith("*") else "left"
-        side = wish(entry)
-        return {entry["left"]: "left", entry["right"]: "right"}.get(side, side)
+        if entry["expected"]:
+            return str(entry["expected"])
+        side, shown = wish(entry), entry["shown"]
+        return ("left", "right")[shown.index(side)] if side in shown else side
 
     return choose

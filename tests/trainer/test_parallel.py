@@ -16,19 +16,23 @@ import torch
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
-from trainer.config import TrainConfig
+from trainer.config import HintOptions, OptimizerOptions, TrainConfig, WatchOptions
 from trainer.parallel import Ranks, launched
 from trainer.run import run_training
 from trainer.state.checkpoint import list_checkpoints, load_tensors
 
-RECIPE = {"hint": "8, 8, 8, 8", "log_every": "1", "loss_samples": "4", "fidelity_samples": "0", "warmup": "2"}
+FLAGS = [
+    "--hint.channels", "8", "8", "8", "8", "--watch.log-every", "1", "--watch.loss-samples", "4",
+    "--watch.fidelity-samples", "0", "--optimizer.warmup", "2",
+]  # fmt: skip
 
 
 @pytest.fixture
 def config(model_folder: Path, dataset: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
         dataset=dataset, model=str(model_folder), out=tmp_path, name="one", steps=8, batch=4, lr=1e-4, save_every=3,
-        validate_every=4, device="cpu", recipe=RECIPE,
+        validate_every=4, device="cpu", hint=HintOptions((8, 8, 8, 8)), optimizer=OptimizerOptions(warmup=2),
+        watch=WatchOptions(log_every=1, loss_samples=4, fidelity_samples=0),
     )  # fmt: skip
 
 
@@ -42,14 +46,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def launch(config: TrainConfig, ranks: int) -> subprocess.CompletedProcess[str]:
-    recipe = [part for pair in config.recipe.items() for part in pair]
     options = {"dataset": config.dataset, "model": config.model, "out": config.out, "name": config.name,
-               "steps": config.steps, "batch": config.batch, "lr": config.lr, "accumulate": config.accumulate,
+               "steps": config.steps, "batch": config.batch, "lr": config.lr, "accumulate": config.accumulate or 1,
                "save-every": config.save_every, "validate-every": config.validate_every, "device": "cpu"}  # fmt: skip
     flags = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     code = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return subprocess.run(
-        [*code, "-m", "trainer.cli", "run", *flags, "--recipe", *recipe],
+        [*code, "-m", "trainer.cli", "run", *flags, *FLAGS],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -62,10 +65,10 @@ def test_two_ranks_compute_what_one_does_and_resume(config: TrainConfig) -> None
     two = replace(config, name="two", steps=8)
     ended = launch(two, 2)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert np.allclose(curve(two.folder), curve(one), rtol=1e-4)
-    theirs = weights(two.folder)
+    assert np.allclose(curve(two.resolved().folder), curve(one), rtol=1e-4)
+    theirs = weights(two.resolved().folder)
     assert all(torch.allclose(v, theirs[k], atol=2e-5) for k, v in weights(one).items())
-    tables = [pd.read_parquet(folder / "validation.parquet") for folder in (one, two.folder)]
+    tables = [pd.read_parquet(folder / "validation.parquet") for folder in (one, two.resolved().folder)]
     losses = [table.loc[table["arm"] != "gap", "value"] for table in tables]  # a gap near zero has no relative accuracy
     assert len(losses[0]) == 9
     assert np.allclose(*losses, rtol=1e-4)

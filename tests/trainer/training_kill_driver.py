@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from trainer.config import TrainConfig
+from trainer.config import HintOptions, TrainConfig, Training, WatchOptions
 from trainer.nets.control import load_control
 from trainer.run import run_training
 from trainer.state.checkpoint import latest_checkpoint, list_checkpoints, load_tensors, read_state
@@ -25,28 +25,28 @@ from trainer.state.checkpoint import latest_checkpoint, list_checkpoints, load_t
 STEPS = 60
 
 
-def config(dataset: str, model: str, out: Path) -> TrainConfig:
-    recipe = {"hint": "8, 8, 8, 8", "loss_samples": "4", "fidelity_samples": "0", "log_every": "1"}
+def config(dataset: str, model: str, out: Path) -> Training:
     return TrainConfig(
         dataset=Path(dataset), model=model, out=out, name="run", steps=STEPS, batch=3, lr=1e-3, save_every=2,
-        validate_every=10, device="cpu", recipe=recipe,
-    )  # fmt: skip
+        validate_every=10, device="cpu", hint=HintOptions((8, 8, 8, 8)),
+        watch=WatchOptions(loss_samples=4, fidelity_samples=0, log_every=1),
+    ).resolved()  # fmt: skip
 
 
-def child(made: TrainConfig) -> int:
+def child(training: Training) -> int:
     """Train in a forked child; returns its process id."""
     pid = os.fork()
     if pid == 0:
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
-        run_training(made)
+        run_training(training)
         os._exit(0)
     return pid
 
 
 def saving(checkpoints: Path) -> bool:
-    return any(checkpoints.glob(".building-*"))
+    return any(checkpoints.glob(".step-*.part"))
 
 
 def strike(pid: int, folder: Path, delay: float, during_save: bool) -> bool:

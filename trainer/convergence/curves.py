@@ -1,4 +1,4 @@
-"""Pictures of validation curves, with what the detector found."""
+"""Pictures of validation curves, with the verdict on each."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def draw(
     figure, grid = new_figure(7.2, 6.6 if losses else 4.2, 2 if losses else 1, sharex=True, height_ratios=ratios)
     panels = [row[0] for row in grid]
     axes = panels[0]
-    for i, (label, (curve, found)) in enumerate(runs.items()):
+    for i, (label, (curve, verdict)) in enumerate(runs.items()):
         colour = PALETTE[i % len(PALETTE)]
-        draw_run(axes, curve, found, label, colour)
+        draw_run(axes, curve, verdict, label, colour)
         if losses and label in losses:
-            draw_growth(panels[1], losses[label], found, colour)
+            draw_growth(panels[1], losses[label], verdict, colour)
     names = {curve.name for curve, _ in runs.values()}
     axes.set_ylabel(ylabel or ", ".join(WORDS.get(name, name) for name in sorted(names)), fontsize=9)
     axes.axhline(0, color="#888888", linewidth=0.6, zorder=0)
@@ -54,33 +54,33 @@ def draw(
     save_figure(figure, path)
 
 
-def draw_growth(axes: Axes, curve: Curve, found: Convergence, colour: str) -> None:
-    """One run's positive values, and where it was found to converge."""
+def draw_growth(axes: Axes, curve: Curve, verdict: Convergence, colour: str) -> None:
+    """One run's positive values, and where it converged."""
     positive = np.where(curve.values > 0, curve.values, np.nan)  # a gap in the line
     axes.plot(curve.steps, positive, color=colour, linewidth=1.2, marker="o", markersize=2.8)
-    if found.step is not None:
-        axes.axvline(found.step, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
+    if verdict.step is not None:
+        axes.axvline(verdict.step, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
 
 
-def draw_run(axes: Axes, curve: Curve, found: Convergence, label: str, colour: str) -> None:
-    """One run: its curve, band, and what was found, into ``axes``."""
-    said = "not converged"
-    if found.step is not None and found.interval is not None:
-        said = f"step {found.step:,} ({found.interval[0]:,} to {found.interval[1]:,})"
-        half = ((found.before or 0.0) + (found.after or 0.0)) / 2
-        reach = [[found.step - found.interval[0]], [found.interval[1] - found.step]]
-        axes.axvspan(*found.interval, color=colour, alpha=0.10, linewidth=0)
-        axes.axvline(found.step, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
-        mark: dict[str, Any] = {
+def draw_run(axes: Axes, curve: Curve, verdict: Convergence, label: str, colour: str) -> None:
+    """One run: its curve, band, and its verdict, into ``axes``."""
+    text = "not converged"
+    if verdict.step is not None and verdict.interval is not None:
+        text = f"step {verdict.step:,} ({verdict.interval[0]:,} to {verdict.interval[1]:,})"
+        half = ((verdict.before or 0.0) + (verdict.after or 0.0)) / 2
+        reach = [[verdict.step - verdict.interval[0]], [verdict.interval[1] - verdict.step]]
+        axes.axvspan(*verdict.interval, color=colour, alpha=0.10, linewidth=0)
+        axes.axvline(verdict.step, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
+        style: dict[str, Any] = {
             "marker": "D",
             "markersize": 5.5,
             "markeredgecolor": "white",
             "capsize": 3.5,
             "elinewidth": 1.8,
         }
-        axes.errorbar([found.step], [half], xerr=reach, color=colour, zorder=5, **mark)
+        axes.errorbar([verdict.step], [half], xerr=reach, color=colour, zorder=5, **style)
     axes.plot(
-        curve.steps, curve.values, color=colour, linewidth=1.4, marker="o", markersize=2.8, label=f"{label}: {said}"
+        curve.steps, curve.values, color=colour, linewidth=1.4, marker="o", markersize=2.8, label=f"{label}: {text}"
     )
     if curve.errors is not None:
         low, high = curve.values - 1.96 * curve.errors, curve.values + 1.96 * curve.errors

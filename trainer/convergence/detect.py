@@ -23,7 +23,7 @@ from trainer.convergence.rise import Cells, Posterior, candidates, midpoint_quan
 if TYPE_CHECKING:
     import pandas as pd
 
-METHOD = "posterior of the midpoint of one rise (Zellner-Siow prior, trainer.rise)"
+METHOD = "posterior of the midpoint of one rise (Zellner-Siow prior, trainer.convergence.rise)"
 VERSION = 1
 FEWEST = 6  # points: two before, two after, and two for the noise
 SUDDEN = 3  # validation intervals that a sudden rise (10% to 90%) takes at most
@@ -41,7 +41,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Convergence:
-    """What a curve says. Steps are optimizer steps, levels are in the curve's unit; None where nothing was found."""
+    """What a curve says. Steps are optimizer steps, levels are in the curve's unit; None where there is no rise."""
 
     converged: bool
     step: int | None  # midpoint of the rise; the first point where the curve had risen before it
@@ -90,22 +90,22 @@ def detect(
     if span <= 1e-12 * float(np.abs(y).max()):
         y, span = np.full_like(y, y[0]), 1.0
     weights = np.ones_like(y) if e is None else np.clip(e / np.median(e), 0.5, 2) ** -2
-    found = posterior(x, (y - y[0]) / span, weights / weights.sum(), _candidates(x.tobytes()))
-    settled = found.kinds["settled"] >= level
-    before, after = (float(found.weight @ side) * span + float(y[0]) for side in (found.before, found.after))
+    fitted = posterior(x, (y - y[0]) / span, weights / weights.sum(), _candidates(x.tobytes()))
+    settled = fitted.kinds["settled"] >= level
+    before, after = (float(fitted.weight @ side) * span + float(y[0]) for side in (fitted.before, fitted.after))
     if e is not None:
         last = after if settled else float(y[-FIRST:].mean())
         early = _risen_before(x, y, e, last, floor, least, level)
         if early:
             return early
     if not settled:
-        return _not(level, len(x), found.kinds["settled"], _why_not(found))
-    low, middle, high = midpoint_quantiles(found, [(1 - level) / 2, 0.5, (1 + level) / 2])
+        return _not(level, len(x), fitted.kinds["settled"], _why_not(fitted))
+    low, middle, high = midpoint_quantiles(fitted, [(1 - level) / 2, 0.5, (1 + level) / 2])
     needed = max(least, _needed(x, e, middle, level))
     if after - before <= needed:
         reason = f"the rise of {after - before:.3g} is within its noise ({needed:.3g} is needed)"
-        return _not(level, len(x), found.kinds["settled"], reason)
-    width = weighted_median(found.cells.width, found.weight)
+        return _not(level, len(x), fitted.kinds["settled"], reason)
+    width = weighted_median(fitted.cells.width, fitted.weight)
     sudden = width <= SUDDEN * float(np.median(np.diff(x)))
     kind = "suddenly" if sudden else "gradually"
     return Convergence(
@@ -113,10 +113,10 @@ def detect(
         step=round(middle),
         interval=(math.floor(low), math.ceil(high)),
         level=level,
-        probability=found.kinds["settled"],
+        probability=fitted.kinds["settled"],
         before=before,
         after=after,
-        onset=max(round(min(weighted_median(found.cells.onset, found.weight), middle)), 0),
+        onset=max(round(min(weighted_median(fitted.cells.onset, fitted.weight), middle)), 0),
         width=round(width),
         sudden=sudden,
         points=len(x),
@@ -186,9 +186,9 @@ def _risen_before(
     )
 
 
-def _why_not(found: Posterior) -> str:
+def _why_not(fitted: Posterior) -> str:
     """The likeliest other reading, in words."""
-    kinds = found.kinds
+    kinds = fitted.kinds
     words = {
         "settled": f"a rise that levels off has probability {kinds['settled']:.2f} only",
         "rising": "a rise has begun and not levelled off",

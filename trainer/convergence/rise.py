@@ -154,7 +154,7 @@ def independent_points(residuals: np.ndarray) -> float:
     return max(len(residuals) * (1 - r) / (1 + r), 6.0)
 
 
-def total(log_weights: np.ndarray) -> float:
+def log_sum_exp(log_weights: np.ndarray) -> float:
     """Log of the sum; minus infinity of nothing."""
     return float(np.logaddexp.reduce(log_weights)) if log_weights.size else -math.inf
 
@@ -181,14 +181,14 @@ def posterior(steps: np.ndarray, y: np.ndarray, share: np.ndarray, cells: Cells)
     settled = np.searchsorted(steps, cells.settled, "left") <= points - SETTLED
     up = rise > 0
     logs = {
-        "settled": total(weight[up & settled]),
-        "rising": total(weight[up & ~settled]),
+        "settled": log_sum_exp(weight[up & settled]),
+        "rising": log_sum_exp(weight[up & ~settled]),
         "flat": math.log(PRIOR["flat"]),
-        "outlier": total(math.log(PRIOR["outlier"] / len(single)) + log_bayes_factor(r2_single, 1, n)),
+        "outlier": log_sum_exp(math.log(PRIOR["outlier"] / len(single)) + log_bayes_factor(r2_single, 1, n)),
         "ramp": math.log(PRIOR["ramp"]) + float(log_bayes_factor(r2_ramp, 1, n)[0]),
-        "fall": total(weight[~up]),
+        "fall": log_sum_exp(weight[~up]),
     }
-    everything = total(np.array(list(logs.values())))
+    everything = log_sum_exp(np.array(list(logs.values())))
     chosen = np.where(up & settled, weight, -math.inf)
     return Posterior(
         kinds={kind: math.exp(value - everything) for kind, value in logs.items()},
@@ -199,10 +199,10 @@ def posterior(steps: np.ndarray, y: np.ndarray, share: np.ndarray, cells: Cells)
     )
 
 
-def midpoint_quantiles(found: Posterior, at: list[float]) -> list[float]:
+def midpoint_quantiles(fitted: Posterior, at: list[float]) -> list[float]:
     """Quantiles of the midpoint in steps, taken as evenly spread within a cell of the grid."""
-    likely = found.weight > 1e-7
-    low, high, weight = found.cells.low[likely], found.cells.high[likely], found.weight[likely]
+    likely = fitted.weight > 1e-7
+    low, high, weight = fitted.cells.low[likely], fitted.cells.high[likely], fitted.weight[likely]
     bounds = np.unique(np.concatenate([low, high]))
     below = np.clip((bounds[:, None] - low) / (high - low), 0, 1) @ weight
     return [float(q) for q in np.interp(np.asarray(at) * below[-1], below, bounds)]

@@ -29,20 +29,20 @@ def verdict(config: VerdictConfig) -> list[str]:
 
     if not config.runs:
         raise CnlabError("which runs? give their folders, e.g. runs/ID")
-    found, losses = {}, {}
+    judged, losses = {}, {}
     for folder in config.runs:
         table = read_validation(folder)
         if not len(table):
             raise CnlabError(f"{folder} has no validation.parquet with rows; is it a run's folder?")
         name = folder.resolve().name
         curve, loss = gap_curve(table), table[table["metric"] == "loss"]
-        found[name] = (curve, convergence_of(table))
+        judged[name] = (curve, convergence_of(table))
         if curve.name == "fidelity" and len(loss):
             losses[name] = gap_curve(loss)
-    if len(found) < len(config.runs):
+    if len(judged) < len(config.runs):
         raise CnlabError("two of the runs have one name; rename a folder")
     if config.out is not None:
-        if len({curve.name for curve, _ in found.values()}) > 1:
+        if len({curve.name for curve, _ in judged.values()}) > 1:
             raise CnlabError("some runs have fidelity and some only losses; draw them apart")
-        draw(found, config.out, losses=losses)
-    return [f"{name}: {said.reason}" for name, (_, said) in found.items()]
+        draw(judged, config.out, losses=losses)
+    return [f"{name}: {own.reason}" for name, (_, own) in judged.items()]

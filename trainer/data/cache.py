@@ -1,9 +1,11 @@
-"""Rows that are computed once and read ever after: a flat file of float16 beside a list of its chunks' sha256."""
+"""Rows that are computed once and read ever after: a flat file of float16 beside a list of what it holds."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,26 +16,55 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import read_json, write_json
+from pipeline.contract.files import read_json, remove, write_json
 
 CHUNK = 256  # rows between two entries of the list: what a kill or a damage costs
+#: Row numbers (k,) -> (k, *shape) values, cast to float16
+Compute = Callable[[NDArray[np.int64]], NDArray[Any]]
 
-#: (first row, end row) -> (end - first, *shape) values, cast to float16
-Make = Callable[[int, int], NDArray[Any]]
+
+def cache_folder(dataset: Path, fingerprint: str) -> Path:
+    """``.cache`` of a dataset's folder; where that cannot be written, one of its fingerprint in the user's cache."""
+    own = dataset / ".cache"
+    if os.access(own if own.exists() else dataset, os.W_OK):
+        return own
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return user / "controlnet-lab" / fingerprint[:16]
+
+
+def prune(folder: Path, dataset: str) -> None:
+    """Remove what was cached in ``folder`` for another state of the dataset than the one of this fingerprint."""
+    for record in folder.glob("*-*.json"):
+        try:
+            owner = read_json(record).get("dataset")
+        except (CnlabError, AttributeError):
+            continue  # damaged: its reader says so and computes again
+        if owner != dataset:
+            for path in folder.glob(f"{record.stem}.*"):
+                remove(path)
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Hold the lock beside ``path``: runs that share a cache fill it one after another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(path.name + ".lock")):
+        yield
 
 
 @dataclass(frozen=True)
 class RowCache:
-    """``path``.f16 with ``path``.json: total rows of a shape, made in chunks of 256, in order, as they are needed.
+    """``path``.f16 with ``path``.json: ``total`` rows of a shape, computed as they are needed, in any order.
 
-    Whole chunks are made even when fewer rows are asked for, so the bits of a row never depend on who asked first.
-    A killed run leaves whole chunks, which the next one keeps. Damaged chunks are found by their sha256 and made again.
+    A killed run leaves whole chunks of 256 rows, which the next one uses. A file that was touched since its last use
+    is checked against its sha256, chunk by chunk, and damaged chunks are computed again.
     """
 
     path: Path
     shape: tuple[int, ...]
     total: int
     label: str
+    dataset: str = ""  # fingerprint of the dataset's state, see `prune`
 
     @property
     def _file(self) -> Path:
@@ -45,55 +76,88 @@ class RowCache:
 
     @property
     def ready(self) -> int:
-        """Rows that are there, by the list."""
-        return min(len(self._sums()) * CHUNK, self.total)
+        """Number of rows that are there, by the list."""
+        return sum(len(rows) for rows, _ in self._chunks()[0].values())
 
-    def rows(self, count: int, make: Make) -> NDArray[np.float16]:
-        """The first ``count`` rows, memory-mapped read-only, (count, *shape) float16."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(self.path.name + ".lock")):  # several runs may share it: the others wait
-            self._fill(min(-(-count // CHUNK) * CHUNK, self.total), make)
-        return np.memmap(self._file, np.float16, "r", shape=(self.total, *self.shape))[:count]
+    def rows(self, wanted: NDArray[np.int64], compute: Compute) -> NDArray[np.float16]:
+        """All rows, memory-mapped read-only, (total, *shape) float16, those of ``wanted`` computed."""
+        with sole_writer(self.path):
+            self._fill(wanted, compute)
+        return np.memmap(self._file, np.float16, "r", shape=(self.total, *self.shape))
 
-    def _fill(self, wanted: int, make: Make) -> None:
+    def _fill(self, wanted: NDArray[np.int64], compute: Compute) -> None:
         size = int(np.prod(self.shape))
-        sums = self._sums()
+        chunks, stamp = self._chunks()
         if not self._file.exists() or self._file.stat().st_size != 2 * size * self.total:
-            if sums:
-                print(f"{self._file} is damaged (its size is wrong); making it again", flush=True)
-            sums = {}
+            if chunks:
+                print(f"{self._file} is damaged (its size is wrong); computing it again", flush=True)
+            chunks = {}
             with self._file.open("wb") as out:
                 out.truncate(2 * size * self.total)  # sparse: disk is taken as rows are written
         rows = np.memmap(self._file, np.float16, "r+", shape=(self.total, size))
-        starts = range(0, wanted, CHUNK)
-        for first in starts:
-            if first in sums and _digest(rows[first : first + CHUNK]) != sums[first]:
-                print(f"{self._file}: rows from {first} are damaged; making them again", flush=True)
-                del sums[first]
-        todo = [first for first in starts if first not in sums]
+        if stamp != self._stamp():
+            for first, (present, digest) in list(chunks.items()):
+                if _digest(rows[present]) != digest:
+                    print(f"{self._file}: rows from {first} are damaged; computing them again", flush=True)
+                    del chunks[first]
+        todo = _missing(wanted, {first: present for first, (present, _) in chunks.items()})
         with tqdm(total=len(todo), desc=self.label, unit="chunk", mininterval=1, disable=not todo) as bar:
-            for first in todo:
-                end = min(first + CHUNK, self.total)
-                made = make(first, end).astype(np.float16).reshape(end - first, size)
-                if not np.isfinite(made).all():
-                    raise CnlabError(f"{self.label}: rows {first} to {end} hold values that float16 cannot")
-                rows[first:end] = made
+            for first, numbers in todo.items():
+                values = compute(numbers).astype(np.float16).reshape(len(numbers), size)
+                if not np.isfinite(values).all():
+                    raise CnlabError(f"{self.label}: rows {numbers[0]} to {numbers[-1]} hold values float16 cannot")
+                rows[numbers] = values
                 rows.flush()
-                sums[first] = _digest(rows[first:end])
-                write_json(self._list, {"shape": list(self.shape), "total": self.total, "sha256": sums})
+                present = np.union1d(chunks[first][0], numbers) if first in chunks else numbers
+                chunks[first] = (present, _digest(rows[present]))
+                self._write(chunks)
                 bar.update()
+        if chunks and not todo and stamp != self._stamp():
+            self._write(chunks)
 
-    def _sums(self) -> dict[int, str]:
-        """First row -> sha256 of each finished chunk; none when the list is absent or of another shape or damaged."""
+    def _stamp(self) -> list[int]:
+        stat = self._file.stat()
+        return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+    def _write(self, chunks: dict[int, tuple[NDArray[np.int64], str]]) -> None:
+        listed = {first: {"sha256": digest, "rows": _spans(present)} for first, (present, digest) in chunks.items()}
+        record = {"dataset": self.dataset, "shape": list(self.shape), "total": self.total}
+        write_json(self._list, {**record, "stamp": self._stamp(), "chunks": listed})
+
+    def _chunks(self) -> tuple[dict[int, tuple[NDArray[np.int64], str]], list[int]]:
+        """First row -> (rows that are there, their sha256) of each chunk, and the file's stamp; none when damaged."""
         if not self._list.exists():
-            return {}
+            return {}, []
         try:
-            found = read_json(self._list)
-            if found["shape"] == list(self.shape) and found["total"] == self.total:
-                return {int(k): str(v) for k, v in found["sha256"].items()}
+            record = read_json(self._list)
+            if record["shape"] == list(self.shape) and record["total"] == self.total:
+                chunks = {int(k): (_numbers(v["rows"]), str(v["sha256"])) for k, v in record["chunks"].items()}
+                return chunks, list(record["stamp"])
         except (CnlabError, KeyError, TypeError, AttributeError, ValueError):
-            print(f"{self._list} is damaged; making the rows again", flush=True)
-        return {}
+            print(f"{self._list} is damaged; computing the rows again", flush=True)
+        return {}, []
+
+
+def _missing(wanted: NDArray[np.int64], present: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+    """First row of a chunk -> those of the wanted rows in it that are not there, ascending."""
+    wanted = np.unique(wanted)
+    missing: dict[int, NDArray[np.int64]] = {}
+    for first in np.unique(wanted // CHUNK) * CHUNK:
+        numbers = wanted[(wanted >= first) & (wanted < first + CHUNK)]
+        numbers = np.setdiff1d(numbers, present.get(int(first), np.empty(0, np.int64)))
+        if len(numbers):
+            missing[int(first)] = numbers
+    return missing
+
+
+def _spans(numbers: NDArray[np.int64]) -> list[list[int]]:
+    """Ascending numbers as [first, end) spans."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    return [[int(part[0]), int(part[-1]) + 1] for part in np.split(numbers, breaks)]
+
+
+def _numbers(spans: list[list[int]]) -> NDArray[np.int64]:
+    return np.concatenate([np.arange(first, end, dtype=np.int64) for first, end in spans])
 
 
 def _digest(rows: NDArray[np.float16]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from pipeline.contract.errors import CnlabError, first_line
-from pipeline.contract.files import read_json
-from pipeline.contract.text import for_markdown, for_terminal
+from pipeline.contract.text import for_markdown, for_terminal, markdown_table
+from trainer.convergence.words import verdict_words
+from trainer.run_folder import flat_options, grid_path, log_lines, read_config, read_convergence, read_summary
 
 BODY = """
 # {name}
@@ -82,8 +82,7 @@ class Facts:
     @property
     def options(self) -> Mapping[str, Any]:
         """The resolved options of the run."""
-        found: Mapping[str, Any] = self.config.get("config", {})
-        return found
+        return flat_options(self.config)
 
     @property
     def base_model(self) -> str:
@@ -101,36 +100,21 @@ class Facts:
 
 def read_facts(run: Path, step: int) -> Facts:
     """Facts of the checkpoint of ``step`` in the folder of a run."""
-
-    def read(name: str) -> dict[str, Any]:
-        found = read_json(run / name) if (run / name).is_file() else {}
-        if not isinstance(found, dict):
-            raise CnlabError(f"{run / name} is not a JSON object")
-        return found
-
-    grid = run / "samples" / f"step-{step:07d}.png"
+    grid = grid_path(run, step)
     return Facts(
         name=run.resolve().name,
         step=step,
-        config=read("config.json"),
-        summary=read("summary.json"),
-        convergence=read("convergence.json"),
-        images=_images(run / "log.jsonl", step),
+        config=read_config(run),
+        summary=read_summary(run),
+        convergence=read_convergence(run),
+        images=_images(run, step),
         samples=grid if grid.is_file() else None,
     )
 
 
-def _images(log: Path, step: int) -> int | None:
-    """Images seen by ``step``, from its line of log.jsonl; None when there is no such line."""
-    if log.is_file():
-        for line in log.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-                if row["step"] == step:
-                    return int(row["images"])
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError):  # a line cut short by a kill
-                continue
-    return None
+def _images(run: Path, step: int) -> int | None:
+    """Images seen by ``step``, from its line of the log; None when there is no such line."""
+    return next((int(line["images"]) for line in log_lines(run) if line["step"] == step and "images" in line), None)
 
 
 def read_rows(results: Path, run: str, step: int) -> list[dict[str, Any]]:
@@ -140,8 +124,10 @@ def read_rows(results: Path, run: str, step: int) -> list[dict[str, Any]]:
     try:
         frame = pd.read_parquet(results, columns=COLUMNS)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        said = first_line(error)
-        raise CnlabError(f"{results} cannot be read ({said}); give the table of cnlab-eval with --results") from error
+        message = first_line(error)
+        raise CnlabError(
+            f"{results} cannot be read ({message}); give the table of cnlab-eval with --results"
+        ) from error
     own = frame[(frame["run"] == run) & (frame["step"] == step).fillna(False)].sort_values(["metric", "gen_seed"])
     rows = [{str(k): None if pd.isna(v) else v for k, v in row.items()} for row in own.to_dict("records")]
     return [row for row in rows if row["value"] is not None and math.isfinite(row["value"])]
@@ -215,9 +201,12 @@ def _usage(model: Mapping[str, Any]) -> str:
 
 
 def _training(facts: Facts) -> str:
+    if not facts.config:
+        return "How it was trained is not recorded."
     data = facts.config.get("dataset", {})
-    rows = {
+    values = {
         "base model": facts.base_model,
+        "base model's revision": facts.config.get("model", {}).get("revision"),
         "dataset": facts.dataset,
         "dataset fingerprint": facts.summary.get("dataset_fingerprint") or data.get("fingerprint"),
         "condition": facts.summary.get("condition"),
@@ -228,20 +217,14 @@ def _training(facts: Facts) -> str:
         "run fingerprint": facts.config.get("fingerprint"),
         "code": " ".join(str(facts.config[k]) for k in ("version", "commit") if k in facts.config),
     }
-    said = [f"| {label} | {_cell(value)} |" for label, value in rows.items() if value not in (None, "")]
-    return "\n".join(["| | |", "|---|---|", *said]) if facts.config else "How it was trained is not recorded."
+    return markdown_table(
+        ["", ""], [[label, _cell(value)] for label, value in values.items() if value not in (None, "")]
+    )
 
 
-def _convergence(found: Mapping[str, Any]) -> str:
-    if not found:
-        return ""
-    step, why = found.get("step"), for_markdown(str(found.get("reason", ""))).rstrip(".")
-    where = f"{why}; `convergence.json`" if why else "`convergence.json`"
-    if not found.get("converged") or not _finite(step):
-        return f"\nNot converged, by the change-point test ({where}).\n"
-    ends = list(found.get("interval") or [])
-    span = f" [{ends[0]:g}, {ends[1]:g}]" if len(ends) == 2 and all(map(_finite, ends)) else ""
-    return f"\nConverged at step {step:g}{span}, by the change-point test ({where}).\n"
+def _convergence(record: Mapping[str, Any]) -> str:
+    words = for_markdown(verdict_words(record)).rstrip(".")
+    return f"\nConvergence, by the change-point test: {words} (`convergence.json`).\n" if words else ""
 
 
 def _cell(value: Any) -> str:
@@ -257,16 +240,19 @@ def _finite(value: Any) -> bool:
 def _results(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "This checkpoint has not been evaluated: there is no row of it in the results table."
-    head = "| metric | value | interval | n | better | dataset, split | generation seed |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        low, high = row["ci_low"], row["ci_high"]
-        span = f"[{low:.4g}, {high:.4g}]" if _finite(low) and _finite(high) else "none"
-        better = {True: "higher", False: "lower"}.get(row["higher_is_better"], "")
-        where = f"{for_markdown(row['dataset'])}, {for_markdown(row['split'])}"
-        seed = "" if row["gen_seed"] is None else row["gen_seed"]
-        n = "" if row["n"] is None else row["n"]
-        lines.append(
-            f"| {for_markdown(row['metric'])} | {row['value']:.4g} | {span} | {n} | {better} | {where} | {seed} |"
-        )
-    return "\n".join([*lines, "", "Values at this step, with the true map; what each means is in the toolkit's docs."])
+    head = ["metric", "value", "interval", "n", "better", "dataset, split", "generation seed"]
+    table = markdown_table(head, [_result(row) for row in rows])
+    return f"{table}\n\nValues at this step, with the true map; what each means is in the toolkit's docs."
+
+
+def _result(row: Mapping[str, Any]) -> list[str]:
+    low, high = row["ci_low"], row["ci_high"]
+    return [
+        for_markdown(row["metric"]),
+        f"{row['value']:.4g}",
+        f"[{low:.4g}, {high:.4g}]" if _finite(low) and _finite(high) else "none",
+        "" if row["n"] is None else str(row["n"]),
+        {True: "higher", False: "lower"}.get(row["higher_is_better"], ""),
+        f"{for_markdown(row['dataset'])}, {for_markdown(row['split'])}",
+        "" if row["gen_seed"] is None else str(row["gen_seed"]),
+    ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import read_json
+from trainer.run_folder import CHECKPOINTS, checkpoints, read_summary
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the command line's help does not need it
     import torch
@@ -91,22 +91,16 @@ def _export_folder(config: ExportConfig, checkpoint: Path, step: int | None, dty
 
 def find_checkpoint(run: Path, step: int | None) -> tuple[Path, int | None]:
     """(folder, step) of a run's checkpoint; a ControlNet's own folder is itself, without a step. Raises CnlabError."""
-    if not (run / "checkpoints").is_dir():
+    if not (run / CHECKPOINTS).is_dir():
         if not (run / "config.json").is_file() or not list(run.glob("*.safetensors")):
             raise CnlabError(f"{run} is neither a run (no checkpoints) nor a diffusers folder of a ControlNet")
         if step is not None:
             raise CnlabError(f"{run} is a ControlNet, not a run; leave --step out")
         return run, None
-    found = {_step(p): p for p in (run / "checkpoints").glob("step-*") if p.name[5:].isdecimal() and p.is_dir()}
-    if step is None and (run / "summary.json").is_file():
-        step = read_json(run / "summary.json").get("step")
-    if step is None and found:
-        step = max(found)
-    if step not in found:
-        there = ", ".join(map(str, sorted(found))) or "none"
-        raise CnlabError(f"{run} has no checkpoint of step {step}; there are: {there}")
-    return found[step], step
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name[5:])
+    there = checkpoints(run)
+    if step is None:
+        step = read_summary(run).get("step", max(there, default=None))
+    if step not in there:
+        steps = ", ".join(map(str, there)) or "none"
+        raise CnlabError(f"{run} has no checkpoint of step {step}; there are: {steps}")
+    return there[step], step

@@ -69,16 +69,16 @@ def meta_model(config: Mapping[str, Any], where: str) -> ControlNetModel:
         with torch.device("meta"):
             return ControlNetModel(**known_fields(config))
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        said = first_line(error)
-        raise CnlabError(f"the configuration in {where} describes no ControlNet ({said})") from error
+        message = first_line(error)
+        raise CnlabError(f"the configuration in {where} describes no ControlNet ({message})") from error
 
 
 def check_class(config: Mapping[str, Any], where: str) -> None:
     """Raise CnlabError unless ``config`` is that of a plain ControlNet."""
-    found = config.get("_class_name", CLASS)
-    if found != CLASS:
+    kind = config.get("_class_name", CLASS)
+    if kind != CLASS:
         raise CnlabError(
-            f"{where} holds a {found}; the single-file layout has a place for {CLASS} only: use --layout diffusers"
+            f"{where} holds a {kind}; the single-file layout has a place for {CLASS} only: use --layout diffusers"
         )
 
 
@@ -99,8 +99,8 @@ def layout_of(config: Mapping[str, Any], where: str) -> Layout:
     names = {name: _renamed(name, modules) for name in shapes}
     homeless = [name for name, single in names.items() if not single]
     if homeless or len(set(names.values())) < len(names):
-        said = first_few(homeless) or "class_embedding beside add_embedding"
-        raise CnlabError(f"the single-file layout has no place for {said} of {where}; use --layout diffusers")
+        parts = first_few(homeless) or "class_embedding beside add_embedding"
+        raise CnlabError(f"the single-file layout has no place for {parts} of {where}; use --layout diffusers")
     return Layout(names, shapes)
 
 
@@ -150,24 +150,24 @@ def first_few(names: Iterable[str], count: int = 3) -> str:
     return ", ".join(ordered[:count]) + more
 
 
-def check_shapes(found: Shapes, expected: Shapes, where: str) -> None:
+def check_shapes(shapes: Shapes, expected: Shapes, where: str) -> None:
     """Raise CnlabError, naming the first few, when tensors are missing, unknown or of the wrong shape."""
     wrong = [
-        f"{name} is {_by(found[name])}, not {_by(shape)}"
+        f"{name} is {_by(shapes[name])}, not {_by(shape)}"
         for name, shape in expected.items()
-        if name in found and found[name] != shape
+        if name in shapes and shapes[name] != shape
     ]
-    said = [
+    faults = [
         f"{word} {first_few(names)}"
         for word, names in (
-            ("missing:", expected.keys() - found.keys()),
-            ("unknown:", found.keys() - expected.keys()),
+            ("missing:", expected.keys() - shapes.keys()),
+            ("unknown:", shapes.keys() - expected.keys()),
             ("wrong shape:", wrong),
         )
         if names
     ]
-    if said:
-        raise CnlabError(f"the tensors of {where} do not fit its architecture; {'; '.join(said)}")
+    if faults:
+        raise CnlabError(f"the tensors of {where} do not fit its architecture; {'; '.join(faults)}")
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import read_json, write_json
+from pipeline.contract.files import atomic, read_json, write_json
 from pipeline.contract.identity import sha256_file
 from trainer.exchange.layout import check_class, check_shapes, first_few, layout_of
 from trainer.exchange.layout_config import find_config
@@ -141,30 +140,26 @@ def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
 
 @contextlib.contextmanager
 def placing(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a hidden path beside ``out`` for a file or folder; on success fsync it and move it to ``out`` by a rename.
+    """Yield a hidden path beside ``out`` for a file or folder; on success move it there (`files.atomic`).
 
     An ``out`` that exists stays when it is identical, is replaced with ``overwrite``, and is refused otherwise.
     """
     if out.name in ("", ".."):
         raise CnlabError(f"--out {out} names no file or folder of its own")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    _remove(part)  # of a killed process that had this one's number
-    try:
+    with contextlib.suppress(_Identical), atomic(out) as part:
         yield part
         if out.exists():
             if _contents(out) == _contents(part):
-                return
+                raise _Identical
             _check_replaceable(out, part, overwrite)
         mask = os.umask(0)
         os.umask(mask)
         for file in _files(part):
             file.chmod(0o666 & ~mask)  # safetensors writes for the owner alone
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        _move(part, out)
-    finally:
-        _remove(part)
+
+
+class _Identical(Exception):
+    """What was written stands there already."""
 
 
 def _check_replaceable(out: Path, part: Path, overwrite: bool) -> None:
@@ -177,31 +172,9 @@ def _check_replaceable(out: Path, part: Path, overwrite: bool) -> None:
         raise CnlabError(f"{out} holds {first_few(foreign)}, which no export wrote; choose another --out")
 
 
-def _move(part: Path, out: Path) -> None:
-    """Rename ``part`` to ``out``. A folder in its place steps aside first and is removed last."""
-    if not out.is_dir():
-        part.replace(out)
-        return
-    before = out.with_name(f".{out.name}.{os.getpid()}.before")
-    out.rename(before)
-    try:
-        part.rename(out)
-    except OSError:
-        before.rename(out)
-        raise
-    _remove(before)
-
-
 def _files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
 def _contents(path: Path) -> dict[str, str]:
     return {p.relative_to(path).as_posix(): sha256_file(p) for p in _files(path)}
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The trained net: the paper's ControlNet and its ablations, made, saved and loaded."""
+"""The trained net: the paper's ControlNet and its variants, built and loaded."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import nn
 
 from pipeline.contract.errors import CnlabError, first_line
+from trainer.nets.latent_hint import ControlNetVae, with_latent_hint
 from trainer.nets.lite import ControlNetLite
+from trainer.nets.lora import add_lora
 
 LIGHT = {"lite": "conv", "mlp": "mlp"}  # variants without a copy of the encoder
+CLASSES: dict[str, Any] = {"ControlNetLite": ControlNetLite, "ControlNetVae": ControlNetVae}
 
 
 def build_control(
@@ -22,16 +25,38 @@ def build_control(
     hint_init: str = "released",
     variant: str = "controlnet",
     init: str = "",
+    *,
+    vae: AutoencoderKL | None = None,
+    rank: int = 16,
 ) -> ControlNetModel:
-    """A net whose 13 outputs are added to the prior's skips and middle (paper, eq. 2 and section 3.2), in train mode.
+    """Build the net to be trained: its 13 outputs are added to the prior (paper, eq. 2, section 3.2).
 
-    hint       channels of the hint encoder, whose weights are drawn from ``seed``
-    hint_init  ``released``: PyTorch's default, as in the released code and diffusers; ``gaussian``: see `init_hint`
-    variant    ``controlnet``: a copy of the encoder behind zero convolutions
-               ``gaussian``: the zero convolutions drawn from N(0, 1 / fan-in) instead (paper, figure 8b)
-               ``only_mid``: only the middle output is added; the twelve others are frozen at zero
-               ``lite``, ``mlp``: no copy, see `ControlNetLite`
-    init       folder or hub name of a ControlNet to start from; its own hint encoder and outputs are kept
+    Parameters
+    ----------
+    unet
+        The prior's UNet.
+    hint
+        Channels of the hint encoder.
+    seed
+        Of its weights.
+    hint_init
+        ``released``: PyTorch's default, as in the released code and diffusers; ``gaussian``: see `init_hint`.
+    variant
+        ``controlnet``: a copy of the encoder behind zero convolutions.
+        ``gaussian``: the zero convolutions are N(0, 1 / fan-in) instead (paper, figure 8b).
+        ``only_mid``: only the middle output is added; the twelve others are frozen at zero.
+        ``lite``, ``mlp``: no copy, see `ControlNetLite`. ``vae``: see `ControlNetVae`. ``lora``: see `add_lora`.
+    init
+        Folder or hub name of a ControlNet to start from; its own hint encoder and outputs stay.
+    vae
+        The prior's autoencoder, which ``vae`` needs.
+    rank
+        Of the updates of ``lora``.
+
+    Raises
+    ------
+    CnlabError
+        When ``init`` cannot be loaded, or has outputs that ``only_mid`` would set to zero.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -43,21 +68,39 @@ def build_control(
             control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint)
         if hint_init == "gaussian" and not init:
             init_hint(control)
-        if variant == "gaussian":
+        if variant == "gaussian" and not init:
             init_outputs(control)
-    control.requires_grad_(True)
+        if variant == "vae" and not isinstance(control, ControlNetVae):
+            if vae is None:
+                raise ValueError("the variant vae needs the prior's autoencoder")
+            control = with_latent_hint(control, vae)
+        control.float().requires_grad_(True)
+        if variant == "lora":
+            add_lora(control, rank)
+    if isinstance(control, ControlNetVae):
+        control.freeze_encoder()
     if variant == "only_mid":
-        for zero in control.controlnet_down_blocks:
-            for parameter in zero.parameters():
-                nn.init.zeros_(parameter).requires_grad_(False)
-    return control.float().to(unet.device).train()
+        _freeze_outputs(control, init)
+    return control.to(unet.device).train()
+
+
+def _freeze_outputs(control: ControlNetModel, init: str) -> None:
+    """Freeze all outputs but the middle one at zero; raises CnlabError when that would undo training."""
+    for zero in control.controlnet_down_blocks:
+        if init and any(bool(parameter.any()) for parameter in zero.parameters()):
+            raise CnlabError(
+                f"--init {init}: its outputs besides the middle one are trained, and --variant only_mid would set them "
+                "to zero; start from a net trained with only_mid, or choose another --variant"
+            )
+        for parameter in zero.parameters():
+            nn.init.zeros_(parameter).requires_grad_(False)
 
 
 def load_control(where: str | Path, dtype: torch.dtype = torch.float32) -> ControlNetModel:
     """Load a ControlNet of any variant from its folder or a hub name; raises CnlabError when it cannot be had."""
     try:
         named = ControlNetModel.load_config(str(where))
-        kind: Any = ControlNetLite if named.get("_class_name") == "ControlNetLite" else ControlNetModel
+        kind: Any = CLASSES.get(named.get("_class_name"), ControlNetModel)
         return kind.from_pretrained(str(where), torch_dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         first = first_line(error)

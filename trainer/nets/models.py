@@ -88,11 +88,11 @@ class Prior:
         if not self.xl:
             states = self.text_encoders[0](input_ids=ids[:, 0]).last_hidden_state
             return torch.as_tensor(states.flatten(1))
-        found = [
+        outputs = [
             encoder(input_ids=ids[:, i], output_hidden_states=True) for i, encoder in enumerate(self.text_encoders)
         ]
-        states = torch.cat([out.hidden_states[-2] for out in found], 2)
-        return torch.cat([states.flatten(1), found[1].text_embeds], 1)
+        states = torch.cat([out.hidden_states[-2] for out in outputs], 2)
+        return torch.cat([states.flatten(1), outputs[1].text_embeds], 1)
 
     def text_conditions(self, text: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
         """`encode_text`'s rows -> ``states`` (B, L, D) and, for SDXL, ``pooled`` (B, P) and ``time_ids`` (B, 6).

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.contract.errors import CnlabError
-from trainer.data.items import Order
+from trainer.data.batches import Order
 from trainer.parallel import Ranks
 from trainer.schedule import learning_rate
 from trainer.state.checkpoint import (

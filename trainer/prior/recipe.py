@@ -95,10 +95,10 @@ def _unet(config: PriorConfig, made: Renders, clip_folder: Path, vae_folder: Pat
         (2 * autoencoder.config.latent_channels, IMAGE_SIZE // 8, IMAGE_SIZE // 8),
         config.count,
         "latents",
-    ).rows(config.count, lambda first, end: vae.encode_moments(autoencoder, made.images[first:end]))
+    ).rows(np.arange(config.count), lambda rows: vae.encode_moments(autoencoder, made.images[rows]))
     states = RowCache(
         config.work / f"states-{model_identity(str(clip_folder))[:12]}", (TOKENS, TEXT_WIDTH), config.count, "texts"
-    ).rows(config.count, lambda first, end: unet.encode_texts(encoder.text_model, ids[first:end]))
+    ).rows(np.arange(config.count), lambda rows: unet.encode_texts(encoder.text_model, ids[rows]))
     empty = unet.encode_texts(encoder.text_model, clip.token_ids(tokenizer, [""]))[0]
     model, task = unet.unet_task(moments, states, empty, autoencoder.config.scaling_factor, ranks)
     fit(task, config.work / "unet", ranks)

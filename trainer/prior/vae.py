@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.items import to_model_range
+from trainer.data.encode import to_model_range
 from trainer.parallel import Ranks
 from trainer.prior.cpu import autocast, use_plain_attention
 from trainer.prior.fit import ONE, FitConfig, Task, batch_indices, part_of_batch

@@ -7,8 +7,6 @@ A checkpoint is built in a hidden folder beside its place and moved there by one
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import read_json
-
-STATE = "state.json"
+from pipeline.contract.files import atomic, read_json, remove, remove_parts
+from trainer.run_folder import STATE
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -49,22 +46,15 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
 def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], keep: int = 2) -> Path:
     """Write checkpoint ``step`` below ``root``: ``write(folder)`` puts the weights, then ``state`` seals it.
 
-    Keeps the newest ``keep`` checkpoints. Returns the finished folder.
+    The newest ``keep`` checkpoints stay. Returns the finished folder.
     """
-    final, building = root / f"step-{step:07d}", root / f".building-{step:07d}"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    write(building)
-    (building / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
-    for file in building.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-    if final.exists():  # the same step again (a resumed run that ends where it began)
-        shutil.rmtree(final)
-    building.replace(final)
+    final = root / f"step-{step:07d}"
+    with atomic(final) as building:
+        building.mkdir()
+        write(building)
+        (building / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
     for old in list_checkpoints(root)[:-keep]:
-        shutil.rmtree(old)
+        remove(old)
     return final
 
 
@@ -75,10 +65,9 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 def latest_checkpoint(root: Path) -> Path | None:
     """The newest finished checkpoint, or None. Left-overs of killed saves are swept away."""
-    for stray in root.glob(".building-*"):
-        shutil.rmtree(stray, ignore_errors=True)
-    found = list_checkpoints(root)
-    return found[-1] if found else None
+    remove_parts(root)
+    finished = list_checkpoints(root)
+    return finished[-1] if finished else None
 
 
 def read_state(folder: Path) -> dict[str, Any]:

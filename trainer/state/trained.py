@@ -12,6 +12,8 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import nn
 
+from pipeline.contract.errors import CnlabError
+from trainer.nets.lora import FACTORS, factors
 from trainer.state.checkpoint import (
     load_optimizer,
     load_tensors,
@@ -34,6 +36,7 @@ class Trained:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: EMAModel | None
+    memory: torch.memory_format = torch.contiguous_format  # of the networks' inputs and weights
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -53,6 +56,11 @@ class Trained:
 
         The folder's own weights are the averaged ones where there is an average; the raw ones are in ``raw``.
         """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.params):
+            raise CnlabError(
+                f"{root.parent}: after step {step} weights are no finite numbers, so no checkpoint is written; lower "
+                "--lr, take another --precision, or look at the data"
+            )
 
         def write(place: Path) -> None:
             with self.averaged():
@@ -60,6 +68,8 @@ class Trained:
                 if self.unlocked is not None:
                     self.unlocked.save_pretrained(place / "unet")
             save_tensors(optimizer_tensors(self.optimizer), place / "optimizer.safetensors")
+            if updates := factors(self.control):
+                save_tensors(dict(updates), place / FACTORS)
             if self.ema is not None:
                 save_tensors(_numbered(self.params), place / "raw.safetensors")
                 save_tensors(_numbered(self.ema.shadow_params), place / "ema.safetensors")
@@ -72,6 +82,11 @@ class Trained:
         self.control.load_state_dict(load_tensors(folder / WEIGHTS))
         if self.unlocked is not None:
             self.unlocked.load_state_dict(load_tensors(folder / "unet" / WEIGHTS))
+        if updates := factors(self.control):
+            values = load_tensors(folder / FACTORS)
+            with torch.no_grad():
+                for name, parameter in updates.items():
+                    parameter.copy_(values[name])
         if self.ema is not None:
             shadow, raw = (load_tensors(folder / f"{name}.safetensors") for name in ("ema", "raw"))
             with torch.no_grad():

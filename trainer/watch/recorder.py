@@ -1,10 +1,12 @@
-"""What a run says while it goes on: log.jsonl, validation.parquet, TensorBoard, a progress bar."""
+"""What a run records while it goes on: log.jsonl, validation.parquet, TensorBoard, a progress bar."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tqdm import tqdm
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic
-from trainer.run_folder import COLUMNS, read_validation
+from trainer.run_folder import BOARD, COLUMNS, LOG, VALIDATION, log_lines, read_validation
 
 HOPELESS = 3  # lines of log.jsonl in a row whose loss is no number
 
@@ -25,24 +27,35 @@ class Recorder:
     def __init__(self, folder: Path, start: int, steps: int, batch: int) -> None:
         """``folder`` of the run, resumed at step ``start`` of ``steps``, ``batch`` images each."""
         self.folder, self.start, self.batch = folder, start, batch
-        self.lines = [line for line in _read_log(folder / "log.jsonl") if line["step"] <= start]
-        with atomic(folder / "log.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        self.skipped = int(self.lines[-1].get("skipped", 0)) if self.lines else 0  # before this process
+        lines = [line for line in log_lines(folder) if line["step"] <= start]
+        with atomic(folder / LOG) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        self.skipped = int(lines[-1].get("skipped", 0)) if lines else 0  # before this process
         self.validation = read_validation(folder)
         self.validation = self.validation[self.validation["step"] <= start]
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self.board = SummaryWriter(str(folder / BOARD), purge_step=start + 1)
         self.bar: Any = tqdm(total=steps, initial=start, desc="train", unit="step", mininterval=1)
         self.began = time.perf_counter()
+        self.aside = 0.0  # seconds spent on anything but training
         self.bad = 0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens meanwhile is no training time: ``images_per_second`` leaves it out."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.aside += time.perf_counter() - began
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """One line of log.jsonl and its TensorBoard scalars; raises CnlabError when the loss stays no number."""
-        rate = (step - self.start) * self.batch / (time.perf_counter() - self.began)
+        rate = (step - self.start) * self.batch / (time.perf_counter() - self.began - self.aside)
         figures = {**figures, "skipped": int(figures["skipped"]) + self.skipped}
-        said = {name: value if math.isfinite(value) else None for name, value in figures.items()}  # JSON has no NaN
-        row = {"step": step, "images": step * self.batch, **said, "images_per_second": round(rate, 2)}
-        with (self.folder / "log.jsonl").open("a") as out:
+        plain = {name: value if math.isfinite(value) else None for name, value in figures.items()}  # JSON has no NaN
+        row = {"step": step, "images": step * self.batch, **plain, "images_per_second": round(rate, 2)}
+        row["looking_seconds"] = round(self.aside, 2)
+        with (self.folder / LOG).open("a") as out:
             out.write(json.dumps(row) + "\n")
         for name, value in figures.items():
             self.board.add_scalar(f"train/{name}", value, step)
@@ -60,7 +73,7 @@ class Recorder:
         new = pd.DataFrame(rows, columns=list(COLUMNS))
         old = self.validation[self.validation["step"] != new["step"].iloc[0]]
         self.validation = pd.concat([old, new], ignore_index=True) if len(old) else new
-        with atomic(self.folder / "validation.parquet") as temporary:
+        with atomic(self.folder / VALIDATION) as temporary:
             self.validation.to_parquet(temporary, index=False)
         for row in rows:
             self.board.add_scalar(f"validation/{row['metric']}/{row['arm']}", row["value"], row["step"])
@@ -69,14 +82,3 @@ class Recorder:
         """Flush and close."""
         self.bar.close()
         self.board.close()
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a log; one that a kill cut short, and what follows it, is left out."""
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            lines.append({**json.loads(text), "step": int(json.loads(text)["step"])})
-        except (ValueError, KeyError, TypeError):
-            break
-    return lines

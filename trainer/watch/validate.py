@@ -5,59 +5,69 @@ The gap between the three says what the map is worth, which the training loss do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import ControlNetModel
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from torch import Tensor
 
-from trainer.data.items import Items, step_generator
+from trainer.data.batches import step_generator
+from trainer.data.items import Batch, Items
+from trainer.data.maps import to_hint
 from trainer.loop import predict, prepare
 from trainer.nets.models import Prior
 from trainer.run_folder import COLUMNS
 
 ARMS = ("true", "shuffled", "none")
 VALIDATION_SEED = 90_210
+BLOCK = 32  # samples whose noise comes from one generator
+AT_ONCE = 8  # samples that pass the networks together, at most
 
 
-def derangement(count: int, seed: int) -> np.ndarray:
-    """A seeded permutation of ``count`` > 1 items that leaves none in its place (a random cyclic shift of an order)."""
-    order = np.random.default_rng(seed).permutation(count)
-    moved = np.empty(count, np.int64)
-    moved[order] = np.roll(order, 1)
-    return moved
+def _blocks(items: Items, timesteps: int, at_once: int) -> Iterator[tuple[list[int], Batch]]:
+    """Numbers of the samples and their batch, with noise and timesteps that are the same at every call."""
+    for first in range(0, len(items), BLOCK):
+        numbers = list(range(first, min(first + BLOCK, len(items))))
+        generator = step_generator(VALIDATION_SEED, first)
+        n, channels, *size = len(numbers), *items.moments.shape[1:]
+        noise = {k: torch.randn((n, channels // 2, *size), generator=generator) for k in ("posterior", "noise")}
+        noise["t"] = torch.randint(timesteps, (n,), generator=generator)
+        for start in range(0, n, at_once):
+            part = slice(start, start + at_once)
+            yield numbers[part], {**items.take(numbers[part]), **{k: v[part] for k, v in noise.items()}}
 
 
 @torch.no_grad()
 def held_out_loss(
-    control: ControlNetModel, prior: Prior, items: Items, batch_size: int = 32, arms: tuple[str, ...] = ARMS
+    control: ControlNetModel,
+    prior: Prior,
+    items: Items,
+    other: NDArray[np.intp],
+    arms: tuple[str, ...] = ARMS,
+    half: torch.dtype | None = None,
+    at_once: int = AT_ONCE,
 ) -> dict[str, Tensor]:
-    """Per-sample loss (N,) of each arm. Noise, timesteps and (undropped) prompts are the same at every call."""
+    """Per-sample loss (N,) of each arm, prompts undropped.
+
+    ``other`` (N,): the sample whose map each one gets in the arm ``shuffled`` (`pipeline.fidelity.other_samples`);
+    ``half``: precision of products, as in training.
+    """
     training = control.training
     control.eval()
-    moved = derangement(len(items), VALIDATION_SEED) if len(items) > 1 else np.zeros(1, np.int64)
-    steps = prior.scheduler.config.num_train_timesteps
-    mixed = prior.unet.dtype != torch.float32
-    cast = torch.autocast(prior.unet.device.type, prior.unet.dtype if mixed else torch.bfloat16, enabled=mixed)
     losses: dict[str, list[Tensor]] = {arm: [] for arm in arms}
-    for first in range(0, len(items), batch_size):
-        picked = list(range(first, min(first + batch_size, len(items))))
-        generator = step_generator(VALIDATION_SEED, first)
-        drawn = items.take(picked)
-        n, channels, *size = drawn["moments"].shape
-        drawn |= {k: torch.randn((n, channels // 2, *size), generator=generator) for k in ("posterior", "noise")}
-        drawn["t"] = torch.randint(steps, (n,), generator=generator)
-        batch, target = prepare(prior, drawn, torch.channels_last)
-        other = items.take([int(moved[i]) for i in picked])["hint"].to(batch["hint"].device)
+    for numbers, items_batch in _blocks(items, prior.scheduler.config.num_train_timesteps, at_once):
+        batch, target = prepare(prior, items_batch, torch.channels_last)
         for arm in arms:
-            given = {**batch, "hint": other} if arm == "shuffled" else batch
-            with cast:
-                prediction = predict(prior.unet, None if arm == "none" else control, given).float()
+            own = batch
+            if arm == "shuffled":
+                wrong = items.take([int(other[i]) for i in numbers])["hint"]
+                own = {**batch, "hint": to_hint(wrong.to(batch["hint"].device))}
+            prediction = predict(prior.unet, None if arm == "none" else control, own, half).float()
             losses[arm].append(F.mse_loss(prediction, target, reduction="none").mean((1, 2, 3)).cpu())
     control.train(training)
     return {arm: torch.cat(parts) for arm, parts in losses.items()}

@@ -1,159 +1,171 @@
-"""``cnlab-study analyse``: votes -> win rate, tests, intervals, and what is known of the raters' care."""
+"""The study's report: lines for a terminal, and one page for people."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import TYPE_CHECKING, Any
 
-from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import write_json
-from user_study.analysis import statistics as st
-from user_study.votes.answers import load_study
+from pipeline.contract.figures import GREY, PALETTE, new_figure
+from pipeline.contract.text import for_html, for_terminal
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TIES = (
-    "Ties and 'can't see' are left out of the win rate and of the sign test; the tie rate is reported beside them, and "
-    "win_rate_ties_half counts a tie as half a win."
-)
-Number = dict[str, Any]
+ALPHA = 0.05
+WARNING = "SIMULATED VOTES: no person took part"
+WHAT = {
+    "win_rate": "{subject} preferred to {against}",
+    "tie_rate": "ties",
+    "win_rate_ties_half": "{subject} preferred, a tie as half",
+    "average_rank": "average rank of {subject} (1 worst)",
+    "accuracy": "right answers",
+    "agreement": "{subject} agrees with the votes",
+}
 
 
-def analyse_study(folder: Path) -> str:
-    """Write analysis.json beside the votes and return the report as text; raises CnlabError without votes."""
-    import pandas as pd
-
-    study = load_study(folder)
-    path = folder / "votes.parquet"
-    if not path.exists():
-        raise CnlabError(f"{path} does not exist; import answers first")
-    try:
-        votes = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise CnlabError(f"{path} cannot be read ({error}); delete it and import the answers again") from error
-    result = analyse(votes, study.names, study.config["catch_allowed"], study.config["margin"])
-    write_json(folder / "analysis.json", {"study": study.id, **result})
-    return report(result)
-
-
-def analyse(votes: pd.DataFrame, names: dict[str, str], catch_allowed: int, margin: float) -> dict[str, Any]:
-    """All figures of a study.
-
-    Args:
-        votes: columns as in docs/formats.md; ``left`` and ``right`` of a scrambled picture end in "(scrambled)".
-        names: run names of sides ``a`` and ``b``; rates are those of ``a``.
-        catch_allowed: a filled sheet with more failed catch trials is excluded.
-        margin: equivalence margin around 0.5.
-
-    Returns:
-        Rates as ``{value, ci_low, ci_high, n}`` in [0, 1] with the exact 95 % interval, None without votes.
-    """
-    catches = _catches(votes)
-    failed = catches.groupby(["sheet", "rater"])["failed"].sum()
-    out = failed[failed > catch_allowed]
-    excluded = [{**row, "failed": int(row["failed"])} for row in out.reset_index().to_dict("records")]
-    keep = ~votes.set_index(["sheet", "rater"]).index.isin(out.index)
-    used = votes[keep]
-    pairs = used[used["kind"] == "pair"]
-    seen = pairs[pairs["choice"] != "unseen"]
-    decided = pairs[pairs["winner"].isin(list(names.values()))]
-    won = (decided["winner"] == names["a"]).to_numpy()
-    wins, n = int(won.sum()), len(won)
-    ties = int((pairs["choice"] == "tie").sum())
-    return {
-        "a": names["a"],
-        "b": names["b"],
-        "win_rate": _rate(wins, n),
-        "win_rate_two_way": _two_way(won, decided),
-        "win_rate_ties_half": (wins + ties / 2) / (n + ties) if n + ties else None,
-        "sign_test_p": st.sign_test(wins, n),
-        "equivalence": {"margin": margin, "p": st.equivalence_test(wins, n, margin)},
-        "tie_rate": _rate(ties, n + ties),
-        "ties_policy": TIES,
-        "unseen": int((pairs["choice"] == "unseen").sum()),
-        "raters": _per_rater(decided, names["a"]),
-        "left_share": _rate(int((decided["choice"] == "left").sum()), n),
-        "repeats": _consistency(used),
-        "agreement_alpha": st.krippendorff_nominal(*(seen[c].to_numpy(dtype=str) for c in ("item", "winner"))),
-        "catch": {
-            "allowed": catch_allowed,
-            "trials": len(catches),
-            "failed": int(catches["failed"].sum()),
-            "rule": "failed: the scrambled picture or no side chosen, or a side chosen between identical pictures",
-        },
-        "excluded": excluded,
-        "sheets_used": int(used.groupby(["sheet", "rater"]).ngroups),
-        "median_response_ms": float(pairs["response_ms"].median()) if len(pairs) else None,
-        "level": st.LEVEL,
-    }
+def verdict(result: dict[str, Any]) -> str:
+    """The answer in words, with what the study could have found where it found nothing."""
+    tests, numbers = result["tests"], result["numbers"]
+    if result["mode"] == "ranking":
+        order = sorted((n for n in numbers if n["name"] == "average_rank"), key=lambda n: -n["value"])
+        clear = [n for n in numbers if n["name"] == "win_rate" and n.get("holm_p", 1) <= ALPHA]
+        of = sum(n["name"] == "win_rate" for n in numbers)
+        names = " > ".join(n["subject"] for n in order)
+        return f"Order by average rank: {names}. {len(clear)} of {of} pairs differ (two-way test, Holm, 5 %)."
+    if not tests or numbers[0]["value"] is None or numbers[0]["ci_low"] is None:
+        return "Too few votes: a statement needs decided votes of two raters on two items."
+    a, b, rate = result["subjects"][0], result["subjects"][1], numbers[0]["value"]
+    guess = result["mode"] == "discrimination"
+    if tests["difference_p"] <= ALPHA:
+        if guess:
+            return f"People tell {a} from {b}: {rate:.0%} right answers."
+        better, worse = (a, b) if rate > 0.5 else (b, a)
+        return f"{better} is preferred to {worse}, in {max(rate, 1 - rate):.0%} of decided votes."
+    equal = f"within 50 % +- {result['margin']:.0%}"
+    if tests["equivalence_p"] <= ALPHA:
+        return f"{a} and {b} are equal {equal}." if not guess else f"People cannot tell {a} from {b}: {equal}."
+    effect = tests["minimal_detectable_effect"]
+    needs = "" if effect is None else f" A difference of {effect:.0%} or more would have been found 80 times in 100."
+    return f"Neither a difference nor equality {equal} is shown.{needs}"
 
 
-def report(result: dict[str, Any]) -> str:
-    """The figures of ``analyse`` as lines of text."""
-    lines = [f"A = {result['a']}, B = {result['b']}"]
-    for title, name in (
-        ("win rate of A, exact", "win_rate"),
-        ("win rate of A, raters and items as clusters", "win_rate_two_way"),
-        ("tie rate", "tie_rate"),
-        ("left chosen", "left_share"),
-        ("repeats answered alike", "repeats"),
-    ):
-        lines.append(f"{title}: {_text(result[name])}")
-    equivalence = result["equivalence"]
-    lines += [
-        f"sign test p = {result['sign_test_p']:.4g}; equivalence within 0.5 +- {equivalence['margin']:g}: "
-        f"p = {equivalence['p']:.4g}",
-        f"catch trials failed: {result['catch']['failed']} of {result['catch']['trials']}; "
-        f"sheets used {result['sheets_used']}, excluded {len(result['excluded'])}",
-        *(f"  rater {row['rater']}: {_text(row)}" for row in result["raters"]),
-        result["ties_policy"],
+def report_text(result: dict[str, Any]) -> str:
+    """The figures as lines of text."""
+    lines = [WARNING] if result["simulated"] else []
+    lines += [verdict(result), *(f"{_what(n)}: {_number(n)}" for n in result["numbers"]), *_tests(result)]
+    for entry in result.get("abilities", []):
+        lines.append(f"ability of {entry['subject']} (Plackett-Luce, logits): {_number(entry)}")
+    if result["mode"] == "discrimination":
+        lines.append(f"d' = {result['d_prime']:.2f}, criterion c = {result['criterion_c']:.2f}")
+        spread = result["overdispersion"]
+        if spread:
+            lines.append(
+                f"raters differ {spread['factor']:.1f} times chance (p = {spread['p']:.2g}); "
+                f"effective votes {spread['effective_n']:.0f}"
+            )
+    lines += _care(result)
+    lines += [f"{_what(entry)}: {_number(entry)}" for entry in result["metrics"]]
+    return "\n".join(for_terminal(line) for line in lines)
+
+
+def _tests(result: dict[str, Any]) -> list[str]:
+    tests = result["tests"]
+    if not tests:
+        return []
+    alone = tests["if_votes_were_independent"]
+    lines = [
+        f"difference p = {tests['difference_p']:.4g}; equivalence within 0.5 +- {result['margin']:g} "
+        f"p = {tests['equivalence_p']:.4g} (both over raters and items)",
+        f"permutation by raters, for these items only: p = {tests['permutation_by_raters_p']:.4g}",
+        f"if votes were independent: p = {alone['sign_test_p']:.4g}, [{alone['ci_low']:.3f}, {alone['ci_high']:.3f}]",
     ]
-    return "\n".join(lines)
+    if tests["difference_p"] > ALPHA and tests["minimal_detectable_effect"] is not None:
+        lines.insert(1, f"minimal detectable effect (power 80 %): 0.5 +- {tests['minimal_detectable_effect']:.3f}")
+    return lines
 
 
-def _text(number: Number | None) -> str:
-    if number is None:
+def _care(result: dict[str, Any]) -> list[str]:
+    alpha = result["agreement_alpha"]
+    return [
+        f"filled sheets used {result['sheets_used']}, left out {len(result['excluded'])}; catch trials failed "
+        f"{result['catch']['failed']} of {result['catch']['trials']}",
+        *(f"  left out: rater {e['rater']}, {e['sheet']}: {e['reason']}" for e in result["excluded"]),
+        f"repeats answered alike: {_number(result['repeats'])}; left chosen: {_number(result['left_share'])}",
+        f"agreement between raters (Krippendorff's alpha): {'not defined' if alpha is None else format(alpha, '.3f')}",
+    ]
+
+
+def _what(number: dict[str, Any]) -> str:
+    return WHAT[number["name"]].format(subject=number["subject"], against=number.get("against"))
+
+
+def _number(number: dict[str, Any] | None) -> str:
+    if number is None or number["value"] is None:
         return "no votes"
-    return f"{number['value']:.3f} [{number['ci_low']:.3f}, {number['ci_high']:.3f}], n = {number['n']}"
+    bounds = (
+        "too few raters or items for an interval"
+        if number["ci_low"] is None
+        else f"[{number['ci_low']:.3f}, {number['ci_high']:.3f}]"
+    )
+    more = f", Holm p = {number['holm_p']:.3g}" if "holm_p" in number else ""
+    count = f", n = {number['n']}" if "n" in number else ""
+    return f"{number['value']:.3f} {bounds}{count}{more}"
 
 
-def _rate(wins: int, n: int) -> Number | None:
-    if n == 0:
-        return None
-    low, high = st.clopper_pearson(wins, n)
-    return {"value": wins / n, "ci_low": low, "ci_high": high, "n": n}
+def report_page(result: dict[str, Any], votes: pd.DataFrame) -> str:
+    """One self-contained HTML page: verdict, figures, plots by rater and item, exclusions and why."""
+    from user_study.sheets.page import data_uri
+
+    lines = report_text(result).splitlines()
+    head = 1 if result["simulated"] else 0
+    warning = f'<p class="warning">{WARNING}</p>' if result["simulated"] else ""
+    picture = _figure(result)
+    plot = "" if picture is None else (
+        f'<img src="{data_uri(picture)}" alt="Rates by rater and by item, each with its mean">'
+    )  # fmt: skip
+    items = "\n".join(f"<li>{for_html(line.strip())}</li>" for line in lines[head + 1 :])
+    title = for_html(" / ".join(result["subjects"]))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>User study</title>
+<style>body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem; }}
+img {{ max-width: 100%; }} .warning {{ background: #fff3c4; border: 2px solid #7a5b00; padding: .5rem; }}
+.verdict {{ font-size: 1.3rem; font-weight: 600; }}</style></head>
+<body><main><h1>User study: {title}</h1>{warning}
+<p>{for_html(result["question"])}</p>
+<p class="verdict">{for_html(lines[head])}</p>
+{plot}
+<h2>Figures</h2><p>95 % intervals in brackets, over raters and items where not said otherwise.</p>
+<ul>{items}</ul></main></body></html>
+"""
 
 
-def _two_way(won: Any, decided: pd.DataFrame) -> Number | None:
-    interval = st.two_way_interval(won, decided["rater"].to_numpy(dtype=str), decided["item"].to_numpy(dtype=str))
-    if interval is None:
-        return None
-    return {"value": float(won.mean()), "ci_low": interval[0], "ci_high": interval[1], "n": len(won)}
-
-
-def _per_rater(decided: pd.DataFrame, a: str) -> list[Number]:
-    rows: list[Number] = []
-    for rater, part in decided.groupby("rater"):
-        rate = _rate(int((part["winner"] == a).sum()), len(part))
-        if rate is not None:
-            rows.append({"rater": str(rater), **rate})
-    return rows
-
-
-def _catches(votes: pd.DataFrame) -> pd.DataFrame:
-    """Catch trials with ``failed``: identical pictures want no side, a scrambled one wants the other side."""
-    catches = votes[votes["kind"] == "catch"]
-    chose_side = catches["choice"].isin(["left", "right"])
-    identical = catches["left"] == catches["right"]
-    intact = chose_side & ~catches["winner"].str.endswith("(scrambled)")
-    return catches.assign(failed=(identical & chose_side) | (~identical & ~intact))
-
-
-def _consistency(votes: pd.DataFrame) -> Number | None:
-    """Share of repeats with the same winner (or the same tie) as the original, whose sides were the other way round."""
-    index = ["sheet", "rater", "item"]
-    first = votes[votes["kind"] == "pair"].set_index(index)["winner"]
-    again = votes[votes["kind"] == "repeat"].set_index(index)["winner"]
-    both = again.to_frame("again").join(first.rename("first"), how="inner")
-    return _rate(int((both["again"] == both["first"]).sum()), len(both))
+def _figure(result: dict[str, Any]) -> bytes | None:
+    """PNG with the intervals of a ranking, or the rates by rater and by item; None without votes."""
+    figure, axes = new_figure(9, 3.2, 1, 1 if result["mode"] == "ranking" else 2)
+    if result["mode"] == "ranking":
+        ranks = [n for n in result["numbers"] if n["name"] == "average_rank"]
+        if not ranks:
+            return None
+        for row, number in enumerate(reversed(ranks)):
+            if number["ci_low"] is not None:
+                axes[0][0].plot([number["ci_low"], number["ci_high"]], [row, row], color=PALETTE[0])
+            axes[0][0].plot(number["value"], row, "o", color=PALETTE[0])
+        axes[0][0].set_yticks(range(len(ranks)), [n["subject"] for n in reversed(ranks)])
+        axes[0][0].set_xlabel("average rank, 1 worst")
+    else:
+        mean = result["numbers"][0]
+        if mean["value"] is None:
+            return None
+        for axis, by in zip(axes[0], ("per_rater", "per_item"), strict=True):
+            rates = sorted(entry["value"] for entry in result[by])
+            axis.plot(rates, range(len(rates)), "o", markersize=4, color=PALETTE[0])
+            axis.axvline(0.5, color=GREY, linestyle=":")
+            axis.axvline(mean["value"], color=PALETTE[1])
+            if mean["ci_low"] is not None:
+                axis.axvspan(mean["ci_low"], mean["ci_high"], color=PALETTE[1], alpha=0.15, linewidth=0)
+            axis.set(xlim=(-0.03, 1.03), xlabel=_what(mean), ylabel=by.replace("per_", "") + "s, sorted", yticks=[])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png", metadata={"Software": None})
+    return buffer.getvalue()

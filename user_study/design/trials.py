@@ -1,4 +1,4 @@
-"""Which pair goes where: sides, repeats, catch trials and order, as pure functions of a salt.
+"""Which pictures go where: blocks of items, sides, repeats, catch and training trials, as pure functions of a salt.
 
 Everything is chosen by sorting sha256 hashes, so a plan depends on its inputs alone and on no generator whose stream
 may change with a library's version.
@@ -10,20 +10,60 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Literal
 
+Mode = Literal["paired", "ranking", "discrimination"]
 BLOCKS = 3  # a repeat comes in the last block and its original in the first, so a whole block lies between them
+SCRAMBLED = "*"  # behind the letter of a side: the picture cut up and shuffled
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One screen of a sheet; ``left`` and ``right`` are ``a``, ``b``, or ``a*`` / ``b*`` for a scrambled picture."""
+    """One screen of a sheet.
+
+    Attributes
+    ----------
+    id, block, kind, item : str, int, str, str
+        Kind is ``pair`` (counts, whatever the mode), ``repeat``, ``catch`` or ``training``.
+    shown : tuple of str
+        Letters of the sides from left to right, with ``*`` for a scrambled picture.
+    expected : str
+        Choice that a catch or training trial wants; in a ranking the position that has to come last.
+    """
 
     id: str
     block: int
-    kind: str  # pair | repeat | catch
+    kind: str
     item: str
-    left: str
-    right: str
+    shown: tuple[str, ...]
+    expected: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one sheet holds.
+
+    Attributes
+    ----------
+    mode : Mode
+    sides : int
+        Number of methods, named by the letters a, b, ...
+    repeats : float
+        Share of the items shown twice.
+    catch, training : int
+        Numbers of catch and training trials.
+    """
+
+    mode: Mode
+    sides: int
+    repeats: float
+    catch: int
+    training: int = 0
+
+    @property
+    def letters(self) -> str:
+        """Letters of the sides."""
+        return "abcdefghij"[: self.sides]
 
 
 def digest(*parts: object) -> str:
@@ -39,68 +79,101 @@ def shuffled(names: Iterable[str], *salt: object) -> list[str]:
 def display_order(blocks: dict[str, int], seed: str, rater: str) -> list[str]:
     """Trial ids in the order in which ``rater`` sees them; the sheet's script computes the same.
 
-    Args:
-        blocks: block number of each trial id.
-        seed: the sheet's seed.
-        rater: rater code, so that two raters of one sheet get two orders.
+    Parameters
+    ----------
+    blocks
+        Block number of each trial id.
+    seed
+        The sheet's seed.
+    rater
+        Rater code, so that two raters of one sheet get two orders.
     """
     return sorted(blocks, key=lambda trial: (blocks[trial], digest(seed, rater, trial)))
 
 
-def plan_sheet(items: list[str], spare: list[str], sheet: int, repeats: float, catch: int, salt: str) -> list[Trial]:
+def items_of_sheet(pool: list[str], per_sheet: int, sheet: int, sides: int) -> list[str]:
+    """Items of sheet number ``sheet`` (from 0): a window of ``pool`` that moves on after every ``sides`` sheets.
+
+    The windows go round, so the items' numbers of sheets differ by at most one window; they are equal when
+    ``per_sheet * sheets / sides`` is a multiple of the pool.
+    """
+    start = sheet // sides * per_sheet
+    return [pool[(start + n) % len(pool)] for n in range(per_sheet)]
+
+
+def plan_sheet(items: list[str], spare: list[str], sheet: int, layout: Layout, salt: str) -> list[Trial]:
     """Trials of sheet number ``sheet`` (from 0), sorted by block and opaque id.
 
-    Sides: in an even sheet half of the items (up to one) have ``a`` on the left, drawn anew for each couple of sheets;
-    the odd sheet after it shows every pair the other way round. Repeats swap the sides once more.
+    Places: item n of a drawn order has its sides turned by n + sheet, so each method stands at each place equally
+    often (up to one) within a sheet, and each item's methods at every place across a group of as many sheets as there
+    are methods. In discrimination the turn chooses which of two pictures is shown. Repeats are turned once more.
 
-    Args:
-        items: item names; each is one pair.
-        spare: items not among the pairs, used for catch trials first.
-        sheet: number of the sheet.
-        repeats: share of the items repeated; rounded, at least one when above 0.
-        catch: number of catch trials, in turn scrambled and identical.
-        salt: text that nobody outside can guess from the sheet.
+    Parameters
+    ----------
+    items
+        Item names; each is one trial.
+    spare
+        Items not among them, used for catch and training trials first.
+    sheet
+        Number of the sheet.
+    layout
+        What the sheet holds.
+    salt
+        Text that nobody outside can guess from the sheet.
     """
-    couple = sheet // 2
-    drawn = shuffled(items, salt, "sides", couple)
-    half = len(drawn) // 2
-    first_left = set(drawn[:half]) if sheet % 2 == 0 else set(drawn[half:])
-    again = _repeated(drawn, half, repeats)
-    trials = _pairs(shuffled(items, salt, "blocks", couple), again, first_left)
-    trials += [_swap(t) for t in trials if t.item in again]
-    trials += _catches(spare or items, catch, digest(salt, "catch", sheet))
+    group = sheet // layout.sides
+    order = shuffled(items, salt, "sides", group)
+    again = order[: max(1, round(len(order) * layout.repeats))] if layout.repeats > 0 else []
+    turn = {item: (n + sheet) % layout.sides for n, item in enumerate(order)}
+    place = again + [item for item in shuffled(items, salt, "blocks", group) if item not in again]
+    third = max(len(again), ceil(len(place) / BLOCKS))
+    trials = [
+        Trial("", 1 + min(n // third, BLOCKS - 1), "pair", item, _shown(layout, turn[item]))
+        for n, item in enumerate(place)
+    ]
+    repeat_turn = 0 if layout.mode == "discrimination" else 1  # there the same picture is judged again
+    trials += [Trial("", BLOCKS, "repeat", item, _shown(layout, turn[item] + repeat_turn)) for item in again]
+    extra = shuffled(spare, salt, "extra", sheet) or shuffled(items, salt, "extra", sheet)
+    trials += [_catch(n, layout, extra[n % len(extra)], digest(salt, "catch", sheet)) for n in range(layout.catch)]
+    trials += [_training(n, layout, extra[(layout.catch + n) % len(extra)]) for n in range(layout.training)]
     named = [replace(t, id="t" + digest(salt, sheet, n, t.kind, t.item)[:10]) for n, t in enumerate(trials)]
     return sorted(named, key=lambda t: (t.block, t.id))
 
 
-def _repeated(drawn: list[str], half: int, share: float) -> list[str]:
-    count = max(1, round(len(drawn) * share)) if share > 0 else 0
-    # from the two ends in turn: as many repeats of one side as of the other
-    ends = [drawn[n // 2] if n % 2 == 0 else drawn[-1 - n // 2] for n in range(2 * half)]
-    return ends[:count]
+def _shown(layout: Layout, turn: int) -> tuple[str, ...]:
+    letters = layout.letters
+    turned = tuple(letters[(n + turn) % len(letters)] for n in range(len(letters)))
+    return turned[:1] if layout.mode == "discrimination" else turned
 
 
-def _pairs(order: list[str], again: list[str], first_left: set[str]) -> list[Trial]:
-    order = again + [item for item in order if item not in again]
-    third = max(len(again), ceil(len(order) / BLOCKS))
-    trials = []
-    for n, item in enumerate(order):
-        sides = ("a", "b") if item in first_left else ("b", "a")
-        trials.append(Trial("", min(n // third, BLOCKS - 1), "pair", item, *sides))
-    return trials
+def _catch(n: int, layout: Layout, item: str, salt: str) -> Trial:
+    """A scrambled picture, or (two of them in a paired sheet) the same picture twice.
+
+    Five scrambled and two identical pairs with one failure allowed leave at most 0.8 % of people who click at random,
+    whatever share of ties they click (docs/study-statistics.md).
+    """
+    block, chance = 1 + (n + 1) % BLOCKS, int(digest(salt, "place", n), 16)
+    if layout.mode == "discrimination":
+        return Trial("", block, "catch", item, (layout.letters[n % 2] + SCRAMBLED,), "unseen")
+    place = chance % layout.sides
+    if layout.mode == "ranking":
+        turned = _shown(layout, chance // 7)
+        shown = tuple(s + SCRAMBLED if p == place else s for p, s in enumerate(turned))
+        return Trial("", block, "catch", item, shown, str(place))
+    letter = layout.letters[(n // 2) % 2]
+    if n in (1, 3):
+        return Trial("", block, "catch", item, (letter, letter), "tie")
+    shown = (letter, letter + SCRAMBLED) if place else (letter + SCRAMBLED, letter)
+    return Trial("", block, "catch", item, shown, "left" if place else "right")
 
 
-def _swap(trial: Trial) -> Trial:
-    return replace(trial, kind="repeat", block=BLOCKS - 1, left=trial.right, right=trial.left)
-
-
-def _catches(pool: list[str], count: int, salt: str) -> list[Trial]:
-    order = shuffled(pool, salt)
-    trials = []
-    for n in range(count):
-        arm = "ab"[(n // 2) % 2]
-        other = arm if n % 2 else arm + "*"
-        flip = int(digest(salt, "flip", n), 16) % 2
-        left, right = (other, arm) if flip else (arm, other)
-        trials.append(Trial("", (n + 1) % BLOCKS, "catch", order[n % len(order)], left, right))
-    return trials
+def _training(n: int, layout: Layout, item: str) -> Trial:
+    """Block 0: an example whose answer the sheet tells."""
+    letter = layout.letters[n % 2]
+    if layout.mode == "discrimination":
+        return Trial("", 0, "training", item, (letter,), "second" if n % 2 else "first")
+    if layout.mode == "ranking":
+        shown = (*_shown(layout, n)[1:], letter + SCRAMBLED)
+        return Trial("", 0, "training", item, shown, str(layout.sides - 1))
+    shown = (letter, letter + SCRAMBLED) if n % 2 else (letter + SCRAMBLED, letter)
+    return Trial("", 0, "training", item, shown, "left" if n % 2 else "right")

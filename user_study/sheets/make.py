@@ -1,50 +1,56 @@
-"""``cnlab-study make``: two generation folders -> studies/ID with sheets, key and header."""
+"""``cnlab-study make``: pictures of two or more subjects -> studies/ID with sheets, key and header."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import atomic, lock_folder, read_json, write_json
-from pipeline.contract.identity import check_fingerprint, code_version, fingerprint, sha256_file
+from pipeline.contract.files import lock_folder
+from pipeline.contract.identity import check_fingerprint, fingerprint
 from user_study.config import Make
-from user_study.design.trials import Trial, digest, plan_sheet, shuffled
-from user_study.sheets.page import clean_text, data_uri, render_sheet
-from user_study.sheets.pictures import (
-    Side,
-    encode,
-    load_side,
-    matched,
-    open_rgb,
-    read_picture,
-    read_samples,
-    run_summary,
-    scramble,
-)
+from user_study.design.trials import SCRAMBLED, Layout, Trial, digest, items_of_sheet, plan_sheet, shuffled
+from user_study.sheets.page import clean_text, data_uri, page_text, render_sheet
+from user_study.sheets.pictures import CHUNK, encode, pad_png, scramble
+from user_study.sheets.sides import Side, condition_of, load_side, matched
+from user_study.study_folder import HEADER, write_header, write_key, write_sheets
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    import numpy as np
+    from numpy.typing import NDArray
 
-FORMAT = 1  # of study.json and key.json
+LABELS = ("kind 1", "kind 2")
+TEACHING = 20  # examples of a discrimination sheet, unless said otherwise
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One sample of the eval split with its pictures, still at their own sizes."""
+class Place:
+    """Where an item's pictures come from: sample and picture group."""
 
-    caption: str
-    map: Image | None
-    pictures: dict[str, Image]  # a, b
+    key: str
+    group: int
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample as the sheet needs it: caption, and data addresses of ``map``, ``a``, ``b``, ``a*``, ``b*``."""
+    """One item as the sheets need it: caption, and data addresses of ``map``, ``a``, ``b``, ..., ``a*``, ``b*``."""
 
     caption: str
     uris: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Design:
+    """Everything that decides the sheets: resolved config, its fingerprint, layout, items in order and spare ones."""
+
+    config: dict[str, Any]
+    fingerprint: str
+    layout: Layout
+    items: dict[str, Place]
+    spare: dict[str, Place]
 
 
 def make_study(config: Make) -> Path:
@@ -52,171 +58,224 @@ def make_study(config: Make) -> Path:
 
     Raises CnlabError for unfinished inputs, sides that share too few samples, and a folder of another config.
     """
-    sides = _load_sides(config)
-    dataset = read_json(config.dataset / "dataset.json")
-    _check_dataset(config, sides, dataset)
+    dataset = Triplets(config.dataset)
+    sides = tuple(load_side(config.results, name, dataset) for name in config.subjects)
+    if len({side.name for side in sides}) < len(sides):
+        raise CnlabError(f"{', '.join(config.subjects)}: two of them are the same; compare different ones")
     column = _map_column(config, sides, dataset)
-    resolved = _resolved(config, sides, dataset, column)
-    mark = fingerprint(resolved)
-    header = config.out / "study.json"
+    text = page_text(config.show.strings)
+    resolved = _resolved(config, sides, dataset, column, text)
+    identity = fingerprint(resolved)
+    header = config.out / HEADER
     with lock_folder(config.out):
-        if check_fingerprint(header, mark):
+        if check_fingerprint(header, identity):
             print(f"{header} is complete; nothing to do")
             return header
-        items, spare = _choose(config, sides, mark)
-        encoded = _encode_all(_read(config, sides, items | spare, column), mark)
-        _write(config, resolved, mark, items, spare, encoded)
-    print(f"{config.out}: {config.sheets} sheets of {config.items} pairs; give out sheets/, keep key.json to yourself")
+        design = _design(resolved, identity, sides, dataset)
+        encoded = _encode_all(design, sides, dataset, column)
+        _write(config.out, design, encoded, text)
+    print(
+        f"{config.out}: {resolved['sheets']} sheets of {resolved['per_sheet']} items out of {resolved['pool']}; "
+        f"give out sheets/, keep key.json to yourself"
+    )
     return header
 
 
-def _load_sides(config: Make) -> tuple[Side, Side]:
-    a, b = load_side(config.results, config.a), load_side(config.results, config.b)
-    if a.name == b.name:
-        raise CnlabError(f"both sides are {a.name}; compare two different runs or arms")
-    return a, b
-
-
-def _check_dataset(config: Make, sides: tuple[Side, Side], dataset: dict[str, Any]) -> None:
-    for side in sides:
-        if side.manifest.get("dataset") != dataset.get("name"):
-            raise CnlabError(
-                f"{side.name} was generated from dataset {side.manifest.get('dataset')!r}, not from {config.dataset} "
-                f"({dataset.get('name')!r}); both sides and the maps have to come from one dataset"
-            )
-        made_from = side.manifest.get("config", {}).get("dataset")
-        if made_from not in (None, dataset.get("fingerprint")):
-            raise CnlabError(f"{side.name} was generated from {config.dataset} before it changed; generate it again")
-
-
-def _map_column(config: Make, sides: tuple[Side, Side], dataset: dict[str, Any]) -> str | None:
-    if not config.show_map:
+def _map_column(config: Make, sides: tuple[Side, ...], dataset: Triplets) -> str | None:
+    if not config.show.map or config.mode == "discrimination":
         return None
-    if config.condition:
-        return config.condition
-    trained = {str(c) for side in sides if (c := run_summary(config.runs, side.run).get("condition"))}
+    there = dataset.header["conditions"]
+    if config.show.condition:
+        if config.show.condition not in there:
+            raise CnlabError(
+                f"{config.dataset} has no map column {config.show.condition!r} (it has {', '.join(there)}); choose "
+                "another with --show.condition"
+            )
+        return config.show.condition
+    trained = {condition for side in sides if (condition := condition_of(config.runs, side))}
     if len(trained) > 1:
         raise CnlabError(
-            f"{sides[0].name} and {sides[1].name} were trained on {' and '.join(sorted(trained))}; say with "
-            "--condition which map to show"
+            f"{' and '.join(side.name for side in sides)} were trained on {' and '.join(sorted(trained))}; say with "
+            "--show.condition which map to show"
         )
-    return trained.pop() if trained else str((dataset.get("conditions") or ["conditioning_image"])[0])
+    return trained.pop() if trained else str(there[0])
 
 
-def _resolved(config: Make, sides: tuple[Side, Side], dataset: dict[str, Any], column: str | None) -> dict[str, Any]:
+def _resolved(
+    config: Make, sides: tuple[Side, ...], dataset: Triplets, column: str | None, text: dict[str, str]
+) -> dict[str, Any]:
     """Config without paths, and with the inputs' fingerprints: moving the folders does not change the study."""
-    plain = ("items", "sheets", "repeats", "catch", "catch_allowed", "margin", "seed", "question", "show_caption")
+    items, discrimination = config.items, config.mode == "discrimination"
+    pool = items.pool or items.per_sheet
+    blocks = -(-pool // items.per_sheet)
+    training = items.training if items.training >= 0 else TEACHING if discrimination else 0
     return {
-        **{name: getattr(config, name) for name in plain},
-        "a": sides[0].name,
-        "b": sides[1].name,
-        "a_fingerprint": sides[0].manifest["fingerprint"],
-        "b_fingerprint": sides[1].manifest["fingerprint"],
-        "dataset": str(dataset.get("name", config.dataset.name)),
-        "dataset_fingerprint": dataset.get("fingerprint"),
-        "condition": column or str((dataset.get("conditions") or [""])[0]),
-        "show_map": config.show_map,
+        "mode": config.mode,
+        "criterion": config.criterion,
+        "subjects": [side.name for side in sides],
+        "fingerprints": [side.fingerprint for side in sides],
+        "dataset": str(dataset.header["name"]),
+        "dataset_fingerprint": dataset.fingerprint,
+        "condition": column or str(dataset.header["conditions"][0]),
+        "per_sheet": items.per_sheet,
+        "pool": pool,
+        "sheets": items.sheets or blocks * len(sides),
+        "repeats": items.repeats,
+        "catch": items.catch,
+        "training": training,
+        "catch_allowed": config.rules.catch_allowed,
+        "repeats_needed": config.rules.repeats_needed,
+        "margin": config.rules.margin,
+        "question": config.show.question or text[f"question_{config.mode}_{config.criterion}"],
+        "labels": list(config.show.labels or LABELS) if discrimination else [],
+        "text": fingerprint(text),
+        "show_map": column is not None,
+        "show_caption": config.show.caption and not discrimination,
+        "seed": config.seed,
     }
 
 
-def _choose(config: Make, sides: tuple[Side, Side], salt: str) -> tuple[dict[str, str], dict[str, str]]:
-    """File name of each pair, and of the spare samples for catch trials, by item name; one item a sample."""
-    common = matched(*sides)
-    if len(common) < config.items:
+def _design(resolved: dict[str, Any], salt: str, sides: tuple[Side, ...], dataset: Triplets) -> Design:
+    """Items and spare ones, one a sample; what catch and training trials show is taken from the spare ones first."""
+    keys = dataset.table("eval", ["key"])["key"].to_pylist()
+    groups = matched(sides, keys)
+    unknown = sorted(groups.keys() - set(keys))
+    if unknown:
         raise CnlabError(
-            f"{sides[0].name} and {sides[1].name} share pictures of {len(common)} samples, fewer than --items "
-            f"{config.items}; generate more or ask for fewer"
+            f"{len(unknown)} of {len(groups)} generated samples are not in the eval split of {dataset.folder} (such as "
+            f"{unknown[0]!r}); give the dataset that the pictures were generated from"
         )
-    order = shuffled(common, salt, "items")
-    files = [shuffled(common[key], salt, "groups")[0] for key in order[: config.items + config.catch]]
-    names = [f"i{n:03d}" for n in range(1, len(files) + 1)]
-    pairs = dict(zip(names[: config.items], files, strict=False))
-    return pairs, dict(zip(names[config.items :], files[config.items :], strict=True))
+    pool, wanted = resolved["pool"], resolved["catch"] + resolved["training"]
+    if len(groups) < pool:
+        raise CnlabError(
+            f"{', '.join(side.name for side in sides)} share pictures of {len(groups)} samples, fewer than the {pool} "
+            "items asked for; evaluate with more --images, or ask for fewer with --items.pool and --items.per-sheet"
+        )
+    order = shuffled(groups, salt, "items")[: pool + wanted]
+    places = [Place(key, int(shuffled(map(str, groups[key]), salt, "groups", key)[0])) for key in order]
+    names = [f"i{n:03d}" for n in range(1, len(places) + 1)]
+    layout = Layout(resolved["mode"], len(sides), resolved["repeats"], resolved["catch"], resolved["training"])
+    items = dict(zip(names[:pool], places[:pool], strict=True))
+    return Design(resolved, salt, layout, items, dict(zip(names[pool:], places[pool:], strict=True)))
 
 
-def _read(config: Make, sides: tuple[Side, Side], files: dict[str, str], column: str | None) -> dict[str, Sample]:
-    keys = {item: sides[0].images[file] for item, file in files.items()}
-    samples = read_samples(config.dataset, set(keys.values()), column)
+def _encode_all(design: Design, sides: tuple[Side, ...], dataset: Triplets, column: str | None) -> dict[str, Encoded]:
+    """Every picture at one size, the smallest that occurs among the sides, and at one length."""
+    places = design.items | design.spare
+    rows = _rows(dataset, {place.key for place in places.values()}, column)
+    pictures = {item: [side.read(place.key, place.group) for side in sides] for item, place in places.items()}
+    smallest = min((p for shown in pictures.values() for p in shown), key=lambda p: p.shape[0] * p.shape[1])
+    size = (smallest.shape[1], smallest.shape[0])
+    encoded: dict[str, dict[str, bytes]] = {}
+    for item, shown in pictures.items():
+        extra = bool(design.config["catch"] or design.config["training"])
+        encoded[item] = dict(_encode_item(shown, size, digest(design.fingerprint, item), extra))
+    longest = CHUNK + max(len(png) for each in encoded.values() for png in each.values())
     out = {}
-    for item, file in files.items():
-        caption, png = samples[keys[item]]
-        shown = open_rgb(png, f"map {column} of sample {keys[item]!r}") if png is not None else None
-        pictures = {name: read_picture(side, file) for name, side in zip("ab", sides, strict=True)}
-        out[item] = Sample(caption if config.show_caption else "", shown, pictures)
+    for item, each in encoded.items():
+        caption, shown_map = rows[places[item].key]
+        uris = {name: data_uri(pad_png(png, longest)) for name, png in each.items()}
+        if shown_map is not None:
+            uris["map"] = data_uri(encode(shown_map, size))
+        out[item] = Encoded(clean_text(caption) if design.config["show_caption"] else "", uris)
     return out
 
 
-def _encode_all(samples: dict[str, Sample], salt: str) -> dict[str, Encoded]:
-    """Every picture at one size, the smallest that occurs among the generated ones, so that size tells nothing."""
+def _encode_item(
+    shown: list[NDArray[np.uint8]], size: tuple[int, int], salt: str, scrambled: bool
+) -> Iterator[tuple[str, bytes]]:
     import numpy as np
     from PIL import Image
 
-    size = min((p.size for sample in samples.values() for p in sample.pictures.values()), key=lambda wh: wh[0] * wh[1])
-    out = {}
-    for item, sample in samples.items():
-        small = {
-            name: picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
-            for name, picture in sample.pictures.items()
-        }
-        uris = {name: data_uri(encode(picture, size)) for name, picture in small.items()}
-        for name, picture in small.items():
-            mixed = Image.fromarray(scramble(np.asarray(picture), digest(salt, item)))
-            uris[name + "*"] = data_uri(encode(mixed, size))
-        if sample.map is not None:
-            uris["map"] = data_uri(encode(sample.map, size))
-        out[item] = Encoded(clean_text(sample.caption), uris)
-    return out
+    for letter, pixels in zip("abcdefghij", shown, strict=False):
+        small = pixels
+        if (pixels.shape[1], pixels.shape[0]) != size:
+            small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+        yield letter, encode(small, size)
+        if scrambled:
+            yield letter + SCRAMBLED, encode(scramble(small, salt), size)
 
 
-def _write(
-    config: Make,
-    resolved: dict[str, Any],
-    mark: str,
-    items: dict[str, str],
-    spare: dict[str, str],
-    encoded: dict[str, Encoded],
-) -> None:
+def _rows(dataset: Triplets, keys: set[str], column: str | None) -> dict[str, tuple[str, NDArray[np.uint8] | None]]:
+    """Caption and map of each sample, a shard's worth of rows at a time."""
+    from pipeline.contract.pictures import decode_image
+
+    rows: dict[str, tuple[str, NDArray[np.uint8] | None]] = {}
+    columns, total = ["key", "text", *([column] if column else [])], dataset.count("eval")
+    for first in range(0, total, 256):
+        for row in dataset.rows("eval", columns, first, min(first + 256, total)).to_pylist():
+            if row["key"] in keys:
+                where = f"map {column} of sample {row['key']!r}"
+                picture = decode_image(row[column]["bytes"], where) if column else None
+                rows[row["key"]] = (row["text"] or "", picture)
+    return rows
+
+
+def _write(out: Path, design: Design, encoded: dict[str, Encoded], text: dict[str, str]) -> None:
     """Sheets, then the key, then the header, so that a header means a whole study."""
-    study = digest("study", mark)[:12]
-    folder = config.out / "sheets"
-    for stale in folder.glob("*.html"):
-        stale.unlink()  # of a build that was stopped before its header
-    sheets: dict[str, dict[str, Any]] = {}
+    study = digest("study", design.fingerprint)[:12]
     key: dict[str, Any] = {}
-    for number in range(config.sheets):
-        name = f"sheet-{number + 1:02d}"
-        trials = plan_sheet(list(items), list(spare), number, config.repeats, config.catch, mark)
-        seed = digest(mark, "order", number)[:16]
-        payload = {
+    tokens: dict[str, dict[str, Any]] = {}
+
+    def pages() -> Iterator[tuple[str, bytes]]:
+        for number in range(design.config["sheets"]):
+            name, seed = f"sheet-{number + 1:02d}", digest(design.fingerprint, "order", number)[:16]
+            trials = _trials(design, number)
+            payload = {
+                "study": study,
+                "sheet": name,
+                "seed": seed,
+                "mode": design.config["mode"],
+                "question": clean_text(design.config["question"]),
+                "labels": [clean_text(label) for label in design.config["labels"]],
+                "text": text,
+                "trials": [_screen(trial, encoded[trial.item], design) for trial in trials],
+            }
+            page, token = render_sheet(payload)
+            tokens[name] = {"token": token, "trials": len(trials)}
+            key[name] = {"seed": seed, "trials": {t.id: _key_entry(t) for t in trials}}
+            yield name, page
+
+    sums = write_sheets(out, pages())
+    places = design.items | design.spare
+    key_sha256 = write_key(
+        out,
+        {
             "study": study,
-            "sheet": name,
-            "seed": seed,
-            "question": clean_text(config.question),
-            "trials": [_screen(trial, encoded[trial.item], config.show_caption) for trial in trials],
-        }
-        page, token = render_sheet(payload)
-        with atomic(folder / f"{name}.html") as temporary:
-            temporary.write_bytes(page)
-        sheets[name] = {"sha256": sha256_file(folder / f"{name}.html"), "token": token, "trials": len(trials)}
-        key[name] = {"seed": seed, "trials": {t.id: _key_entry(t) for t in trials}}
-    names = {"a": resolved["a"], "b": resolved["b"]}
-    write_json(config.out / "key.json", {"study": study, **names, "items": items | spare, "sheets": key})
-    header = {"format": FORMAT, "study": study, "config": resolved, "fingerprint": mark, "items": config.items}
-    files = {"sheets": sheets, "key_sha256": sha256_file(config.out / "key.json")}
-    write_json(config.out / "study.json", {**header, **files, **code_version()})
+            "subjects": dict(zip("abcdefghij", design.config["subjects"], strict=False)),
+            "items": {item: place.key for item, place in places.items()},
+            "groups": {item: place.group for item, place in places.items()},
+            "sheets": key,
+        },
+    )
+    sheets = {name: {**entry, "sha256": sums[name]} for name, entry in tokens.items()}
+    header = {"study": study, "config": design.config, "fingerprint": design.fingerprint, "items": len(design.items)}
+    write_header(out, {**header, "sheets": sheets, "key_sha256": key_sha256})
 
 
-def _screen(trial: Trial, sample: Encoded, show_caption: bool) -> dict[str, Any]:
+def _trials(design: Design, number: int) -> list[Trial]:
+    items = items_of_sheet(list(design.items), design.config["per_sheet"], number, design.layout.sides)
+    spare = list(design.spare) or [item for item in design.items if item not in items]
+    return plan_sheet(items, spare, number, design.layout, design.fingerprint)
+
+
+def _screen(trial: Trial, sample: Encoded, design: Design) -> dict[str, Any]:
     """What the sheet may know of a trial: neither its kind nor its item nor which side is which."""
     return {
         "id": trial.id,
         "block": trial.block,
-        "left": sample.uris[trial.left],
-        "right": sample.uris[trial.right],
+        "shown": [sample.uris[side] for side in trial.shown],
         "map": sample.uris.get("map"),
-        "caption": sample.caption if show_caption else None,
+        "caption": sample.caption if design.config["show_caption"] else None,
+        "feedback": trial.expected if trial.kind == "training" else None,
     }
 
 
 def _key_entry(trial: Trial) -> dict[str, Any]:
-    return {"block": trial.block, "kind": trial.kind, "item": trial.item, "left": trial.left, "right": trial.right}
+    return {
+        "block": trial.block,
+        "kind": trial.kind,
+        "item": trial.item,
+        "shown": list(trial.shown),
+        "expected": trial.expected,
+    }

@@ -5,23 +5,28 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json
+
 TEMPLATES = Path(__file__).parent / "templates"
+PLACEHOLDER = re.compile(r"\{\w+\}")
 CAPTION_LIMIT = 1000  # characters; CLIP reads 77 tokens, so no caption in use comes near
 #: Line and paragraph separators, and characters outside the printing classes (controls, direction overrides, halves
 #: of surrogate pairs, private use), are shown as the replacement character.
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-KEEP = {"\u200c", "\u200d"}  # joiners: scripts and emoji need them
+JOINERS = {"\u200c", "\u200d"}  # joiners: scripts and emoji need them
 
 
 def clean_text(text: str, limit: int = CAPTION_LIMIT) -> str:
     """``text`` on one line, at most ``limit`` characters, with invisible and direction-changing ones made visible."""
     line = " ".join(text[: limit + 1].split())
-    shown = "".join("�" if unicodedata.category(char) in HIDDEN and char not in KEEP else char for char in line)
+    shown = "".join("�" if unicodedata.category(char) in HIDDEN and char not in JOINERS else char for char in line)
     return shown if len(text) <= limit else shown[:limit] + "…"
 
 
@@ -46,12 +51,36 @@ def payload_token(text: str) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def page_text(path: Path | None) -> dict[str, str]:
+    """Every text of the page: the English table, or a translation with the same names and placeholders."""
+    english: dict[str, str] = json.loads(_source("strings.en.json"))
+    if path is None:
+        return english
+    table = read_json(path)
+    if not isinstance(table, dict) or not all(isinstance(text, str) for text in table.values()):
+        raise CnlabError(
+            f"{path} is not a table of texts; copy user_study/sheets/templates/strings.en.json and edit it"
+        )
+    wrong = sorted(english.keys() ^ table.keys()) or [
+        name
+        for name, text in english.items()
+        if set(PLACEHOLDER.findall(text)) != set(PLACEHOLDER.findall(table[name]))
+    ]
+    if wrong:
+        raise CnlabError(
+            f"{path}: {', '.join(wrong[:5])} missing, unknown or without the placeholders of the English text"
+        )
+    return {name: clean_text(text) for name, text in table.items()}
+
+
 def render_sheet(payload: dict[str, Any]) -> tuple[bytes, str]:
     """The sheet as UTF-8 bytes, and its token. Same payload and code, same bytes.
 
-    Args:
-        payload: ``study, sheet, seed, question, trials: [{id, block, left, right, map, caption}]``, pictures as data
-            addresses, ``map`` and ``caption`` null when not shown.
+    Parameters
+    ----------
+    payload
+        ``study, sheet, seed, mode, question, labels, text`` and ``trials: [{id, block, shown: [...], map, caption,
+        feedback}]``, pictures as data addresses, the last three null where there are none.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -61,8 +90,12 @@ def render_sheet(payload: dict[str, Any]) -> tuple[bytes, str]:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
     page = environment.get_template("sheet.html").render(
+        t=payload["text"],
+        mode=payload["mode"],
+        names="ABCDEFGHIJ"[: len(payload["trials"][0]["shown"])],
+        labels=payload["labels"],
         question=payload["question"],
-        total=len(payload["trials"]),
+        total=sum(trial["feedback"] is None for trial in payload["trials"]),
         script=script,
         style=style,
         script_hash=_csp_hash(script),

@@ -91,3 +91,12 @@ def test_one_seed_of_all_sizes_comes_first() -> None:
     assert sorted(cell.subset for cell in cells[:6]) == [4, 16, 64, 256, 1024, 4096]
     assert {cell.seed for cell in cells[:6]} == {0}
     assert {cells[0].subset, cells[1].subset} == {4, 4096}
+
+
+def test_experiments_share_cells_that_are_the_same() -> None:
+    keys = {
+        name: {cell.key("m") for cell in get_experiment(name).cells(ExperimentConfig(name))}  # type: ignore[arg-type]
+        for name in ("size", "quality", "weighting")
+    }
+    assert keys["size"] <= keys["quality"]
+    assert keys["weighting"] <= keys["size"]

@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from evaluation.report.figures import convergence_words, draw_curves
+from evaluation.report.figures import draw_curves
 from evaluation.report.page import write_report
 from evaluation.report.words import meanings, number, split_metric, verdict, words
 from evaluation.results import append_rows
+from trainer.convergence.words import verdict_words
 
 
 def rows(**values: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
@@ -97,7 +98,7 @@ def test_curves_mark_where_the_run_converged(run_folder: Path, tmp_path: Path) -
 
     from PIL import Image
 
-    assert convergence_words({"reason": "not converged: too short", "interval": None}) == "not converged: too short"
+    assert verdict_words({"reason": "not converged: too short", "interval": None}) == "not converged: too short"
     plain = Path(shutil.copytree(run_folder, tmp_path / "plain"))
     (plain / "convergence.json").unlink()
     assert draw_curves(run_folder, tmp_path / "marked.png")

@@ -250,3 +250,23 @@ def test_compressed_or_empty_tars_are_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "sub" / "one.tar", sample("a", 1))
     with pytest.raises(CnlabError, match="two tars"):
         open_source(f"webdataset:{tmp_path}/**/one.tar", 0, 32)
+
+
+def test_dots_within_names_and_maps_that_come_first(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name, data in (
+            ("a.v2.mine.png", picture(20)), ("a.v2.jpg", picture(90)), ("a.v2.txt", b"two dots"),
+            ("b.1.jpg", picture(120)),
+            ("b.1.jpg.txt", b"a suffix more"), ("c.jpg", picture(40)), ("c.hint.png", picture(60)), ("c.cls", b"3"),
+        ):  # fmt: skip
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    source = open_source(f"webdataset:{tmp_path}", 0, 32)
+    assert sorted(source.keys()) == ["t/a.v2", "t/b.1", "t/c"]
+    assert set(source.given) == {"mine", "conditioning_image"}
+    assert set(source.load("t/a.v2").maps) == {"mine"}
+    assert source.load("t/a.v2").captions == {"sidecar": "two dots"}
+    assert source.load("t/b.1").captions == {"sidecar": "a suffix more"}
+    assert set(source.load("t/c").maps) == {"conditioning_image"}
+    assert any("1 .cls" in note for note in source.notes)

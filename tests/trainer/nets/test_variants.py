@@ -13,22 +13,32 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from evaluation.sampling import Painter, make_recipe
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
-from trainer.config import TrainConfig
+from trainer.config import HintOptions, OptimizerOptions, TrainConfig, WatchOptions
+from trainer.exchange.export import ExportConfig, export
 from trainer.exchange.transfer import TransferConfig, transfer
 from trainer.loop import predict
 from trainer.nets.control import build_control, decoder_parameters, load_control
+from trainer.nets.latent_hint import ControlNetVae
 from trainer.nets.lite import ControlNetLite
-from trainer.nets.models import load_prior
+from trainer.nets.lora import FACTORS, factors
+from trainer.nets.models import Prior, load_prior
 from trainer.run import run_training
+from trainer.run_folder import checkpoint_path
+from trainer.state.checkpoint import load_tensors
 
 HINT = (8, 8, 8, 8)
-VARIANTS = ("controlnet", "gaussian", "lite", "mlp", "only_mid")
-QUICK = {"hint": "8, 8, 8, 8", "loss_samples": "4", "fidelity_samples": "2", "sampling_steps": "1"}
+VARIANTS = ("controlnet", "gaussian", "lite", "mlp", "only_mid", "vae", "lora")
+QUICK = WatchOptions(loss_samples=4, fidelity_samples=2, sampling_steps=1)
 
 
 @pytest.fixture(scope="module")
-def unet(model_folder: Path) -> UNet2DConditionModel:
-    return load_prior(str(model_folder), torch.device("cpu")).unet
+def prior(model_folder: Path) -> Prior:
+    return load_prior(str(model_folder), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def unet(prior: Prior) -> UNet2DConditionModel:
+    return prior.unet
 
 
 def inputs() -> dict[str, torch.Tensor]:
@@ -40,18 +50,19 @@ def inputs() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_only_gaussian_outputs_disturb_the_untrained_prior(unet: UNet2DConditionModel, variant: str) -> None:
+def test_only_gaussian_outputs_disturb_the_untrained_prior(prior: Prior, variant: str) -> None:
     """Paper, 4.2: zero convolutions leave the prior as it is at step 0; Gaussian ones do not."""
-    batch = inputs()
-    control = build_control(unet, HINT, 0, "gaussian", variant)
+    batch, unet = inputs(), prior.unet
+    control = build_control(unet, HINT, 0, "gaussian", variant, vae=prior.vae)
     with torch.no_grad():
         same = torch.equal(predict(unet, control, batch), predict(unet, None, batch))
     assert same == (variant != "gaussian")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_each_variant_trains(unet: UNet2DConditionModel, variant: str) -> None:
-    control = build_control(unet, HINT, 0, "gaussian", variant)
+def test_what_each_variant_trains(prior: Prior, variant: str) -> None:
+    unet = prior.unet
+    control = build_control(unet, HINT, 0, "gaussian", variant, vae=prior.vae)
     assert len(control.controlnet_down_blocks) == 8  # one layer a level here: 4 x 1 + 3 halvings + the first
     torch.nn.functional.mse_loss(predict(unet, control, inputs()), torch.zeros(2, 4, 8, 8)).backward()
     outputs = [p.grad is not None for p in control.controlnet_down_blocks.parameters()]
@@ -83,7 +94,7 @@ def test_every_variant_trains_saves_loads_and_draws(
 ) -> None:
     config = TrainConfig(
         dataset=dataset, model=str(model_folder), out=tmp_path, name="run", variant=variant, steps=2, batch=2,  # type: ignore[arg-type]
-        lr=1e-2, validate_every=2, device="cpu", recipe=QUICK,
+        lr=1e-2, validate_every=2, device="cpu", watch=QUICK, hint=HintOptions(HINT),
     )  # fmt: skip
     folder = run_training(config)
     checkpoint = folder / read_json(folder / "summary.json")["checkpoint"]
@@ -101,7 +112,7 @@ def test_every_variant_trains_saves_loads_and_draws(
 def test_an_unlocked_decoder_is_trained_saved_and_drawn_with(model_folder: Path, dataset: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         dataset=dataset, model=str(model_folder), out=tmp_path, name="run", unlock_decoder=True, steps=2, batch=2,
-        lr=1e-2, validate_every=2, device="cpu", recipe=QUICK,
+        lr=1e-2, validate_every=2, device="cpu", watch=QUICK, hint=HintOptions(HINT),
     )  # fmt: skip
     folder = run_training(config)
     checkpoint = folder / read_json(folder / "summary.json")["checkpoint"]
@@ -119,7 +130,7 @@ def test_an_unlocked_decoder_is_trained_saved_and_drawn_with(model_folder: Path,
 def test_sdxl_trains_validates_and_draws(xl_folder: Path, dataset: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         dataset=dataset, model=str(xl_folder), out=tmp_path, name="run", steps=2, batch=2, lr=1e-2, validate_every=2,
-        device="cpu", recipe=QUICK,
+        device="cpu", watch=QUICK, hint=HintOptions(HINT),
     )  # fmt: skip
     folder = run_training(config)
     checkpoint = folder / read_json(folder / "summary.json")["checkpoint"]
@@ -178,3 +189,73 @@ def test_transfer_adds_what_separates_the_models(
     with pytest.raises(CnlabError, match="layouts differ"):
         transfer(TransferConfig(given[0], given[1], str(xl_folder), tmp_path / "wrong"))
     assert not (tmp_path / "wrong").exists()
+
+
+def test_the_latent_hint_is_what_the_pictures_latents_are(prior: Prior) -> None:
+    """The map, as a picture in [-1, 1], through the prior's autoencoder, scaled; the noisy latent is not read."""
+    control = build_control(prior.unet, HINT, 0, variant="vae", vae=prior.vae)
+    maps = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = prior.vae.encode(maps * 2 - 1).latent_dist.mean * prior.vae.config.scaling_factor
+        assert torch.allclose(control.encode(maps), expected, atol=1e-5)
+        for zero in control.controlnet_down_blocks:
+            torch.nn.init.ones_(zero.weight)
+        batch = inputs()
+        ends = [
+            control(noisy, batch["t"], batch["states"], batch["hint"], return_dict=False)[0][-1]
+            for noisy in (batch["noisy"], torch.zeros_like(batch["noisy"]))
+        ]
+    assert torch.equal(*ends)
+    assert not any(p.requires_grad for p in (*control.encoder.parameters(), *control.quant_conv.parameters()))
+    assert control.conv_in.weight.requires_grad
+
+
+def test_a_low_rank_update_is_merged_in_the_folder(prior: Prior, tmp_path: Path) -> None:
+    """The folder is a plain ControlNet that computes what the net with its factors computes."""
+    control = build_control(prior.unet, HINT, 0, variant="lora", rank=2)
+    updates = factors(control)
+    assert updates
+    assert {min(p.shape) for p in updates.values()} == {2}
+    with torch.no_grad():
+        for parameter in (*updates.values(), *control.controlnet_down_blocks.parameters()):
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(2))
+    control.save_pretrained(tmp_path)
+    loaded = load_control(tmp_path)
+    assert type(loaded) is ControlNetModel
+    batch = inputs()
+    with torch.no_grad():
+        own, theirs = (predict(prior.unet, net, batch) for net in (control, loaded.train()))
+    assert torch.allclose(own, theirs, atol=1e-4)
+    trained = {name for name, p in control.named_parameters() if p.requires_grad}
+    assert not any(
+        "attn1.to_q.weight" in name or "conv1.weight" in name or name.startswith("conv_in") for name in trained
+    )
+    assert any(".norm1." in name for name in trained)
+    assert any(name.startswith("controlnet_cond_embedding") for name in trained)
+
+
+@pytest.mark.parametrize("variant", ["vae", "lora"])
+def test_new_variants_resume_bit_equal_and_export(
+    variant: str, model_folder: Path, dataset: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(
+        dataset=dataset, model=str(model_folder), out=tmp_path, name="whole", variant=variant, steps=4, batch=2,  # type: ignore[arg-type]
+        lr=1e-2, validate_every=4, save_every=2, device="cpu", watch=QUICK, hint=HintOptions(HINT), lora_rank=4,
+        optimizer=OptimizerOptions(schedule="constant", ema=0.5),
+    )  # fmt: skip
+    whole = run_training(config)
+    part = run_training(replace(config, name="part", steps=2))
+    run_training(replace(config, extend=part, name="", dataset=dataset))
+    weights = [load_control(checkpoint_path(folder, 4)).state_dict() for folder in (whole, part)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    if variant == "lora":
+        both = [load_tensors(checkpoint_path(folder, 4) / FACTORS) for folder in (whole, part)]
+        assert all(torch.equal(value, both[1][name]) for name, value in both[0].items())
+        assert any(value.any() for name, value in both[0].items() if name.endswith("up"))
+    out = export(ExportConfig(whole, tmp_path / "out"))
+    assert type(load_control(out)) is (ControlNetModel if variant == "lora" else ControlNetVae)
+    if variant == "lora":
+        export(ExportConfig(whole, tmp_path / "one.safetensors", layout="single"))
+    else:
+        with pytest.raises(CnlabError, match="ControlNetVae"):
+            export(ExportConfig(whole, tmp_path / "one.safetensors", layout="single"))

@@ -238,7 +238,7 @@ def test_shipped_weights_are_small_whole_and_without_pickles() -> None:
 
 
 def test_shipped_autoencoder_keeps_pictures() -> None:
-    from trainer.data.items import to_model_range
+    from trainer.data.encode import to_model_range
 
     vae = load_prior("tabletop", torch.device("cpu")).vae
     x = to_model_range(np.stack([render(sample_scene(123, i)).image for i in range(4)]))

@@ -39,7 +39,7 @@ def test_a_save_that_dies_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 
     def dies(place: Path) -> None:
         (place / "w.safetensors").write_bytes(b"half")
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(tmp_path, 2, dies, {})

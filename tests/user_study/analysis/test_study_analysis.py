@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,31 @@ import pytest
 from study_world import RUN_A, World, answer, prefer
 
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import read_json
-from user_study.analysis.report import analyse, analyse_study, report
-from user_study.cli import run
-from user_study.config import Analyse, Import, Make
-from user_study.votes.collect import COLUMNS, import_answers
+from user_study.analysis.analyse import analyse, analyse_study
+from user_study.analysis.metric_votes import agreement
+from user_study.analysis.report import report_text, verdict
+from user_study.config import Analyse, Import, Make, Plan, Simulate, Tidy
+from user_study.design.trials import Trial
+from user_study.study_folder import COLUMNS, Study
 
-NAMES = {"a": "x", "b": "y"}
+
+def small_study(mode: str = "paired", **rules: Any) -> Study:
+    """A study of x and y with catch trials c1 (left is right) and c2 (a tie)."""
+    trials = {
+        "t-c1-catch": Trial("t-c1-catch", 1, "catch", "c1", ("a", "a*"), "left"),
+        "t-c2-catch": Trial("t-c2-catch", 1, "catch", "c2", ("a", "a"), "tie"),
+    }
+    config = {"mode": mode, "catch_allowed": 1, "repeats_needed": 0, "margin": 0.1, **rules}
+    header = {"study": "s", "config": config}
+    return Study(Path("s"), header, {"a": "x", "b": "y"}, {}, {}, {"sheet-01": trials}, {})
 
 
-def vote(rater: str, item: str, choice: str, left: str = "x", right: str = "y", kind: str = "pair") -> tuple[Any, ...]:
-    winner = {"left": left, "right": right}.get(choice, choice)
-    return ("s", "sheet-01", rater, f"t-{item}-{kind}", item, kind, left, right, choice, winner, 1000)
+def vote(
+    rater: str, item: str, choice: str, shown: tuple[str, str] = ("x", "y"), kind: str = "pair"
+) -> tuple[Any, ...]:
+    winner = {"left": shown[0], "right": shown[1]}.get(choice, choice)
+    trial = f"t-{item}-{kind}"
+    return ("s", "sheet-01", rater, trial, item, item, 0, kind, json.dumps(shown), choice, winner, 1000, False)
 
 
 def votes(*rows: tuple[Any, ...]) -> pd.DataFrame:
@@ -33,100 +49,145 @@ def test_figures_by_hand() -> None:
     result = analyse(
         votes(
             vote("r1", "i1", "left"),
-            vote("r1", "i2", "left", "y", "x"),
+            vote("r1", "i2", "left", ("y", "x")),
             vote("r1", "i3", "tie"),
             vote("r2", "i1", "left"),
-            vote("r2", "i2", "right", "y", "x"),
+            vote("r2", "i2", "right", ("y", "x")),
             vote("r2", "i3", "unseen"),
-            vote("r1", "i1", "right", "y", "x", "repeat"),
-            vote("r2", "i1", "right", "x", "y", "repeat"),
+            vote("r1", "i1", "right", ("y", "x"), "repeat"),
+            vote("r2", "i1", "right", ("x", "y"), "repeat"),
         ),
-        NAMES,
-        catch_allowed=1,
-        margin=0.1,
+        small_study(),
     )
-    assert (result["win_rate"]["value"], result["win_rate"]["n"]) == (0.75, 4)
-    assert result["win_rate_ties_half"] == pytest.approx(3.5 / 5)
-    assert result["sign_test_p"] == pytest.approx(2 * (1 + 4) / 16)
-    assert (result["tie_rate"]["value"], result["unseen"]) == (1 / 5, 1)
+    rates = {number["name"]: number for number in result["numbers"]}
+    assert (rates["win_rate"]["value"], rates["win_rate"]["n"]) == (0.75, 4)
+    assert rates["win_rate_ties_half"]["value"] == pytest.approx(3.5 / 5)
+    assert (rates["tie_rate"]["value"], result["unseen"]) == (1 / 5, 1)
     assert result["left_share"]["value"] == 0.75
-    assert [(r["rater"], r["value"]) for r in result["raters"]] == [("r1", 0.5), ("r2", 1.0)]
+    assert [(r["rater"], r["value"]) for r in result["per_rater"]] == [("r1", 0.5), ("r2", 1.0)]
     assert (result["repeats"]["value"], result["repeats"]["n"]) == (0.5, 2)
-    assert result["win_rate_two_way"]["ci_low"] <= result["win_rate"]["ci_low"]
-    assert "win rate of A, exact: 0.750" in report(result)
+    assert result["tests"]["if_votes_were_independent"]["sign_test_p"] == pytest.approx(2 * (1 + 4) / 16)
+    assert "x preferred to y: 0.750" in report_text(result)
+    assert "would have been found" in verdict(result)  # nothing is significant, so the detectable effect is said
 
 
 @pytest.mark.parametrize(
     ("choices", "failed"),
-    [
-        (("right", "tie"), 0),
-        (("left", "tie"), 1),
-        (("tie", "tie"), 1),
-        (("right", "left"), 1),
-        (("unseen", "right"), 2),
-    ],
+    [(("left", "tie"), 0), (("right", "tie"), 1), (("tie", "tie"), 1), (("left", "left"), 1), (("unseen", "right"), 2)],
 )
 def test_catch_trials_and_exclusion(choices: tuple[str, str], failed: int) -> None:
     frame = votes(
         vote("r1", "i1", "left"),
-        vote("r1", "c1", choices[0], "x (scrambled)", "x", "catch"),
-        vote("r1", "c2", choices[1], "x", "x", "catch"),
+        vote("r1", "c1", choices[0], ("x", "x (scrambled)"), "catch"),
+        vote("r1", "c2", choices[1], ("x", "x"), "catch"),
         vote("r2", "i1", "right"),
     )
-    strict, lenient = (analyse(frame, NAMES, allowed, 0.1) for allowed in (0, 2))
+    strict, lenient = (analyse(frame, small_study(catch_allowed=allowed)) for allowed in (0, 2))
     assert strict["catch"]["failed"] == lenient["catch"]["failed"] == failed
-    assert strict["excluded"] == ([{"sheet": "sheet-01", "rater": "r1", "failed": failed}] if failed else [])
-    assert strict["win_rate"]["n"] == (1 if failed else 2)
-    assert lenient["win_rate"]["n"] == 2  # catch trials never count as votes
+    assert len(strict["excluded"]) == bool(failed) and not lenient["excluded"]
+    assert strict["numbers"][0]["n"] == (1 if failed else 2)
+    assert lenient["numbers"][0]["n"] == 2  # catch trials never count as votes
+
+
+def test_rule_on_repeats() -> None:
+    rows = [vote("r1", f"i{n}", "left") for n in range(6)]
+    rows += [vote("r1", f"i{n}", "left", ("y", "x"), "repeat") for n in range(6)]
+    assert analyse(votes(*rows), small_study(repeats_needed=6))["excluded"][0]["reason"].startswith("none of 6")
+    assert not analyse(votes(*rows), small_study(repeats_needed=7))["excluded"]
 
 
 def test_nothing_left_is_said_and_not_a_number() -> None:
-    result = analyse(votes(vote("r1", "c2", "left", "x", "x", "catch")), NAMES, 0, 0.1)
-    assert result["win_rate"] is result["tie_rate"] is result["win_rate_two_way"] is result["repeats"] is None
-    assert result["sign_test_p"] == 1
-    assert "no votes" in report(result)
+    result = analyse(votes(vote("r1", "c2", "left", ("x", "x"), "catch")), small_study(catch_allowed=0))
+    assert result["numbers"][0]["value"] is None and "Too few votes" in verdict(result)
     json.dumps(result, allow_nan=False)
 
 
-def test_analyse_command(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metric_against_votes(tmp_path: Path) -> None:
+    seen = votes(*(vote(f"r{r}", f"i{n}", "left") for r in range(3) for n in range(4)))
+    scores = [
+        {"run": run, "key": f"i{n}", "gen_seed": 0, "metric": metric, "value": value if n else 1.0}
+        for run, value in (("x", 0.9), ("y", 0.2))
+        for n in range(4)
+        for metric in ("canny_f1_2px", "depth_rmse")
+    ]
+    (tmp_path / "scores.parquet").mkdir()
+    pd.DataFrame(scores).to_parquet(tmp_path / "scores.parquet" / "a.parquet")
+    found = {entry["subject"]: (entry["value"], entry["n"]) for entry in agreement(seen, tmp_path)}
+    assert found == {"canny_f1_2px": (1.0, 9), "depth_rmse": (0.0, 9)}  # i0 has equal scores
+
+
+def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    code = "from user_study.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=240, cwd=cwd
+    )
+
+
+def test_command_line_from_make_to_analyse(world: World) -> None:
+    config = world.config
+    make = ("make", "--subjects", *config.subjects, "--dataset", config.dataset, "--results", config.results)
+    options = ("--out", config.out, "--items.per-sheet", "6", "--items.catch", "4")
+    made = command(*make, *options, cwd=world.root)
+    assert made.returncode == 0, made.stderr
+    page = config.out / "sheets" / "sheet-01.html"
+    for rater in ("r1", "r2"):
+        document = answer(page, rater, prefer(config.out, lambda _: "a"))
+        (world.root / f"{rater}.json").write_text(json.dumps(document))
+    files = (world.root / "r1.json", world.root / "r2.json")
+    imported = command("import", *files, "--study", config.out, "--results", config.results, cwd=world.root)
+    assert imported.returncode == 0, imported.stderr
+    assert "preferred to yakrun-1k: 1.000 [0.158, 1.000], n = 12" in imported.stdout
+    first = (config.out / "analysis.json").read_bytes()
+    assert command("analyse", "--study", config.out, cwd=world.root).returncode == 0
+    assert (config.out / "analysis.json").read_bytes() == first
+    again = command(*make, "--out", config.out, "--items.per-sheet", "7", "--items.catch", "4", cwd=world.root)
+    assert again.returncode == 2 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
+
+
+def test_damaged_votes_are_named(world: World) -> None:
     study = world.make()
     with pytest.raises(CnlabError, match="import answers first"):
         analyse_study(study)
-    path = world.root / "a.json"
-    path.write_text(json.dumps(answer(study / "sheets" / "sheet-01.html", "r1", prefer(study, lambda _: "a"))))
-    import_answers(Import(study, (path,), world.config.results))
-    first = (study / "analysis.json").read_bytes()
-    capsys.readouterr()
-    run(Analyse(study))
-    assert f"A = {RUN_A}" in capsys.readouterr().out
-    assert (study / "analysis.json").read_bytes() == first
-    assert read_json(study / "analysis.json")["sign_test_p"] == pytest.approx(2 * 0.5**10)
     (study / "votes.parquet").write_bytes(b"PAR1")
     with pytest.raises(CnlabError, match="cannot be read"):
         analyse_study(study)
 
 
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    code = "from user_study.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120
-    )
-
-
-def test_command_line_from_make_to_import(world: World) -> None:
+@pytest.mark.proof
+@pytest.mark.parametrize("what", ["make", "import", "analyse"])
+def test_a_killed_command_is_finished_by_the_same_command(world: World, what: str) -> None:
+    """SIGKILL at ten moments of each command; afterwards the files equal those of an undisturbed one."""
     config = world.config
-    sides = ("--a", config.a, "--b", config.b, "--dataset", config.dataset, "--results", config.results)
-    made = command("make", *sides, "--out", config.out, "--items", "6")
-    assert made.returncode == 0, made.stderr
-    path = world.root / "a.json"
-    path.write_text(
-        json.dumps(answer(config.out / "sheets" / "sheet-01.html", "r1", prefer(config.out, lambda _: "a")))
-    )
-    imported = command("import", path, "--study", config.out, "--results", config.results)
-    assert imported.returncode == 0, imported.stderr
-    assert "1.000 [0.541, 1.000], n = 6" in imported.stdout
-    again = command("make", *sides, "--out", config.out, "--items", "7")
-    assert again.returncode == 2 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
+    make = ["make", "--subjects", *config.subjects, "--dataset", config.dataset, "--results", config.results]
+    make += ["--items.per-sheet", "10", "--items.catch", "4", "--out", config.out]
+    commands: dict[str, list[Any]] = {"make": make, "analyse": ["analyse", "--study", config.out]}
+    assert command(*make, cwd=world.root).returncode == 0
+    for n in (1, 2):
+        page = config.out / "sheets" / f"sheet-{n:02d}.html"
+        (world.root / f"{n}.json").write_text(json.dumps(answer(page, f"r{n}", prefer(config.out, lambda _: "a"))))
+    files = [world.root / f"{n}.json" for n in (1, 2)]
+    commands["import"] = ["import", *files, "--study", config.out, "--results", config.results]
+    began = time.monotonic()
+    assert command(*commands["import"], cwd=world.root).returncode == 0
+    took = time.monotonic() - began
+    whole = {p.relative_to(config.out): p.read_bytes() for p in config.out.rglob("*") if p.suffix in (".html", ".json")}
+    code = "from user_study.cli import main; main()"
+    for turn in range(10):
+        if what == "make":
+            (config.out / "study.json").unlink(missing_ok=True)
+        elif what == "import":
+            (config.out / "votes.parquet").unlink(missing_ok=True)
+        arguments = [sys.executable, "-c", code, *map(str, commands[what])]
+        process = subprocess.Popen(arguments, cwd=world.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(took * (turn + 1) / 11)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert command(*commands[what], cwd=world.root).returncode == 0
+        there = {
+            p.relative_to(config.out): p.read_bytes() for p in config.out.rglob("*") if p.suffix in (".html", ".json")
+        }
+        assert there == whole
+        assert len(pd.read_parquet(config.out / "votes.parquet")) == 30
 
 
 def test_help_needs_no_heavy_library() -> None:
@@ -137,8 +198,11 @@ def test_help_needs_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, "a heavy library was imported"
-    assert "--show-map" in done.stdout
+    assert "--show.map" in done.stdout
 
 
-def test_at_most_25_options() -> None:
-    assert sum(len(kind.__dataclass_fields__) for kind in (Make, Import, Analyse)) <= 25
+def test_at_most_25_options_and_groups_of_at_most_12() -> None:
+    for kind in (Make, Import, Analyse, Plan, Simulate, Tidy):
+        assert len(kind.__dataclass_fields__) <= 25
+    assert max(len(type(getattr(Make((RUN_A, "b"), Path(), Path()), g)).__dataclass_fields__)
+               for g in ("items", "rules", "show")) <= 12  # fmt: skip

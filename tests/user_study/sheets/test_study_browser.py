@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from study_world import World
+from study_world import RUN_A, RUN_B, World
 
-from user_study.config import Import
+from user_study.config import Import, Mode
+from user_study.votes.answers import completion_code
 from user_study.votes.collect import import_answers
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -85,9 +86,32 @@ class Browser:
             assert time.monotonic() < end, code
             time.sleep(0.02)
 
-    def open(self, page: Path) -> None:
-        self.send("Page.navigate", url=page.as_uri())
-        self.until(f"location.href === {json.dumps(page.as_uri())} && typeof canonical === 'function'")
+    def open(self, page: Path, query: str = "") -> None:
+        url = page.as_uri() + query
+        self.send("Page.navigate", url=url)
+        self.until(f"location.href === {json.dumps(url)} && typeof canonical === 'function'")
+
+    def new_tab(self) -> Any:
+        session, self.session = self.session, None
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime"):
+            self.send(f"{domain}.enable")
+        return session
+
+    def switch(self, session: Any) -> None:
+        self.session = session
+        self.send("Page.bringToFront")
+
+    def phone(self) -> None:
+        self.send("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+        self.send("Emulation.setTouchEmulationEnabled", enabled=True)
+
+    def tap(self, selector: str) -> None:
+        box = self.js(f"(() => {{ const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
+                      " return [b.x + b.width / 2, b.y + b.height / 2]; })()")  # fmt: skip
+        self.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": box[0], "y": box[1]}])
+        self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def key(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
@@ -112,7 +136,7 @@ def start(browser: Browser, rater: str) -> None:
 
 
 def test_fill_reload_undo_export_import(world: World, browser: Browser) -> None:
-    study = world.make(items=8)
+    study = world.make(per_sheet=8)
     page = study / "sheets" / "sheet-01.html"
     browser.open(page)
     start(browser, "R-1")
@@ -147,7 +171,9 @@ def test_fill_reload_undo_export_import(world: World, browser: Browser) -> None:
     (world.root / "r.json").write_text(exported)
     import_answers(Import(study, (world.root / "r.json",), world.config.results))
     votes = pd.read_parquet(study / "votes.parquet")
-    assert list(votes["choice"]) == given[: len(votes)] and set(votes["rater"]) == {"r-1"}
+    assert dict(zip(votes["trial"], votes["choice"], strict=True)) == {a["trial"]: a["choice"] for a in answers}
+    assert set(votes["rater"]) == {"r-1"} and not (study / "refused.json").exists()
+    assert browser.js("$('code').textContent") == completion_code(json.loads(exported)["payload"]["token"], "r-1")
 
     names = [event["method"] for event in browser.events]
     assert "Runtime.exceptionThrown" not in names
@@ -157,7 +183,7 @@ def test_fill_reload_undo_export_import(world: World, browser: Browser) -> None:
 
 
 def test_full_storage_is_said_and_costs_no_answer(world: World, browser: Browser) -> None:
-    study = world.make(items=2, catch=0, repeats=0, show_map=False, show_caption=False)
+    study = world.make(per_sheet=2, catch=0, repeats=0, map=False, caption=False)
     browser.open(study / "sheets" / "sheet-02.html")
     browser.js("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }; 0")
     start(browser, "r2")
@@ -186,3 +212,129 @@ def test_the_pages_own_sha256(world: World, browser: Browser) -> None:
     browser.open(world.make() / "sheets" / "sheet-01.html")
     for text in ("", "abc", "a" * 55, "a" * 56, "a" * 64, "x" * 100_003):
         assert browser.js(f"sha256({json.dumps(text)})") == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_second_tab_goes_on_and_the_first_stops(world: World, browser: Browser) -> None:
+    page = world.make() / "sheets" / "sheet-01.html"
+    browser.open(page)
+    start(browser, "r1")
+    for _ in range(2):
+        browser.until(READY)
+        browser.key("1")
+    browser.until(READY)
+    first = browser.new_tab()
+    second = browser.session
+    browser.open(page)
+    browser.until(READY)
+    assert browser.js("state.answers.length") == 2
+    browser.switch(first)
+    browser.until("!$('paused').hidden")
+    browser.key("1")
+    browser.switch(second)
+    browser.until(READY)
+    browser.key("2")
+    browser.until(READY)
+    assert browser.js("JSON.parse(localStorage.getItem(storeKey)).answers.length") == 3
+    browser.switch(first)
+    browser.js("$('go-on').click()")
+    browser.until(READY)
+    assert browser.js("state.answers.map((a) => a.choice)") == ["left", "left", "right"]
+    browser.js("window.confirm = () => true; document.querySelector('#trial .stop').click()")
+    browser.switch(second)
+    browser.until("!$('paused').hidden")
+    browser.key("1")
+    assert browser.js("localStorage.getItem(storeKey)") is None  # deleted answers stay deleted
+    browser.js("$('go-on').click()")
+    browser.until("!$('intro').hidden")
+
+
+def test_a_part_is_saved_and_taken_up_elsewhere(world: World, browser: Browser) -> None:
+    study = world.make()
+    page = study / "sheets" / "sheet-01.html"
+    browser.open(page)
+    start(browser, "r1")
+    for key in ("1", "2", "0"):
+        browser.until(READY)
+        browser.key(key)
+    browser.until(READY)
+    part = world.root / "part.json"
+    part.write_text(browser.js("exportText()"))
+    import_answers(Import(study, (part,), world.config.results))
+    assert len(pd.read_parquet(study / "votes.parquet")) == 3
+    assert browser.js("exportCsv().split('\\r\\n').length") == 5  # head, three answers, last line end
+    browser.js("window.confirm = () => true; document.querySelector('#trial .stop').click()")
+    other = world.root / "other.json"
+    other.write_text(part.read_text().replace('"tie"', '"left"'))
+    for path, good in ((other, False), (part, True)):
+        node = browser.send("DOM.getDocument")["root"]["nodeId"]
+        chosen = browser.send("DOM.querySelector", nodeId=node, selector="#resume")["nodeId"]
+        browser.send("DOM.setFileInputFiles", nodeId=chosen, files=[str(path)])
+        browser.until(READY if good else "!$('warning').hidden")
+    assert browser.js("state.answers.map((a) => a.choice)") == ["left", "right", "tie"]
+
+
+def test_a_phone(world: World, browser: Browser) -> None:
+    browser.phone()
+    browser.open(world.make() / "sheets" / "sheet-01.html", "?PROLIFIC_PID=5F00AA&STUDY_ID=x")
+    assert browser.js("[$('rater').value, $('rater').readOnly]") == ["5f00aa", True]
+    start(browser, "5f00aa")
+    browser.until(READY)
+    assert browser.js("Math.min(...all('.side img').map((image) => image.getBoundingClientRect().width))") >= 170
+    assert browser.js("document.documentElement.scrollWidth <= 390")
+    browser.tap("[data-zoom='0']")
+    browser.until("$('zoom').open")
+    assert browser.js("$('zoom-picture').getBoundingClientRect().width") >= 350
+    browser.tap("#zoom-close")
+    browser.until("!$('zoom').open")
+    browser.js("document.querySelector('[data-choice=right]').scrollIntoView()")
+    browser.tap("[data-choice=right]")
+    browser.until("state.answers.length === 1")
+    assert browser.js("state.answers[0].choice") == "right"
+
+
+SUBJECTS: dict[Mode, tuple[str, ...]] = {
+    "paired": (RUN_A, RUN_B),
+    "ranking": (RUN_A, RUN_B, f"{RUN_A}/prior"),
+    "discrimination": ("real", RUN_B),
+}
+
+
+@pytest.mark.parametrize("mode", SUBJECTS)
+def test_every_page_of_every_mode_is_accessible(world: World, browser: Browser, mode: Mode) -> None:
+    """By axe-core; a newer one than the package's is taken from the file that AXE_CORE names."""
+    axe_core = pytest.importorskip("axe_core_python", reason="needs axe-core-python (pip install -e .[dev])")
+    script = Path(os.environ.get("AXE_CORE") or Path(axe_core.__file__).parent / "axe.min.js").read_text("utf-8")
+    study = world.make(mode=mode, subjects=SUBJECTS[mode], per_sheet=4, catch=4)
+    browser.open(study / "sheets" / "sheet-01.html")
+    assert violations(browser, script) == []
+    start(browser, "r1")
+    key = {"paired": "1", "ranking": "1", "discrimination": "2"}[mode]
+    looked = False
+    while browser.js("$('done').hidden"):
+        browser.until(f"{READY} || told")
+        if browser.js("told"):
+            browser.js("$('continue').click()")
+            continue
+        if not looked:
+            assert violations(browser, script) == []
+            browser.key("z")
+            assert violations(browser, script) == []
+            browser.key("z")
+            looked = True
+        browser.key(key)
+        if mode == "ranking":
+            browser.key("3")
+            browser.js("document.activeElement.blur()")
+            browser.key("Enter")
+        browser.until(f"told || clock === null || {READY}")
+    assert violations(browser, script) == []
+    path = world.root / "r.json"
+    path.write_text(browser.js("$('export').value"))
+    import_answers(Import(study, (path,), world.config.results))
+    assert not (study / "refused.json").exists()
+
+
+def violations(browser: Browser, script: str) -> list[str]:
+    if not browser.js("typeof axe === 'object'"):
+        browser.js(script + "; 0")
+    return list(browser.js("axe.run().then((r) => r.violations.map((v) => v.id + ': ' + v.nodes[0].html))"))

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from study_world import RUN_A, RUN_B, World, answer, prefer, sealed
+from study_world import RUN_A, RUN_B, World, answer, prefer, sealed, with_seal
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json, write_json
-from user_study.analysis.statistics import clopper_pearson
-from user_study.config import Import
-from user_study.votes.collect import COLUMNS, import_answers
+from user_study.config import Import, Simulate, Tidy
+from user_study.study_folder import COLUMNS
+from user_study.votes.collect import import_answers
+from user_study.votes.rows import migrate
+from user_study.votes.simulate import simulate_study
+from user_study.votes.tidy import import_table
+
+TRIALS = 15  # of a sheet of the small world
 
 
 def a_wins(_: dict[str, Any]) -> str:
@@ -40,6 +45,10 @@ def table(world: World) -> pd.DataFrame:
     return pd.read_parquet(world.config.results / "results.parquet").set_index("metric")
 
 
+def votes_of(study: Path) -> pd.DataFrame:
+    return pd.read_parquet(study / "votes.parquet")
+
+
 def test_answers_become_votes_and_rows(world: World) -> None:
     study = world.make()
     write_json(world.root / "runs" / RUN_A / "summary.json", {"subset_size": 50_000, "train_seed": 3, "step": 700})
@@ -47,59 +56,119 @@ def test_answers_become_votes_and_rows(world: World) -> None:
     def wish(entry: dict[str, Any]) -> str:
         return {"i001": "tie", "i002": "unseen", "i003": "b"}.get(entry["item"], "a")
 
-    documents = [answer(page(study, n), f"r{n}", prefer(study, wish)) for n in (1, 2)]
-    load(world, write(world.root / "in", documents))
-
-    votes = pd.read_parquet(study / "votes.parquet")
+    load(world, write(world.root / "in", [answer(page(study, n), f"r{n}", prefer(study, wish)) for n in (1, 2)]))
+    votes = votes_of(study)
     assert tuple(votes.columns) == COLUMNS
-    assert len(votes) == 26 and votes["rater"].nunique() == 2
+    assert len(votes) == 2 * TRIALS and votes["rater"].nunique() == 2
     assert set(votes["kind"]) == {"pair", "repeat", "catch"}
-    assert set(votes["winner"]) == {RUN_A, RUN_B, "tie", "unseen"}
-    chosen = votes[votes["choice"] == "left"]
-    assert (chosen["winner"] == chosen["left"]).all()
-    # each pair was shown both ways
+    assert {RUN_A, RUN_B, "tie", "unseen"} == set(votes[votes["kind"] == "pair"]["winner"])
     pairs = votes[votes["kind"] == "pair"]
-    assert all(set(part["left"]) == {RUN_A, RUN_B} for _, part in pairs.groupby("item"))
+    assert all(part["shown"].nunique() == 2 for _, part in pairs.groupby("item"))  # each pair was shown both ways
+    assert pairs["key"].str.startswith("secretkey/").all()
 
     rows = table(world)
     win = rows.loc["study_win_rate"]
-    assert (win["run"], win["dataset"], win["condition"], win["split"]) == (RUN_A, "tiny", "canny", "eval")
-    assert (win["value"], win["n"]) == (14 / 16, 16)
-    assert (win["ci_low"], win["ci_high"]) == pytest.approx(clopper_pearson(14, 16))
+    assert (win["run"], win["against"], win["dataset"], win["condition"]) == (RUN_A, RUN_B, "tiny", "canny")
+    assert (win["value"], win["n"], win["metric_version"]) == (14 / 16, 16, "2")
+    assert win["interval"] == "raters and items"
     assert (win["subset_size"], win["train_seed"], win["step"]) == (50_000, 3, 700)
     assert (rows.loc["study_tie_rate", "value"], rows.loc["study_tie_rate", "n"]) == (2 / 18, 18)
-    two_way = rows.loc["study_win_rate_two_way"]
-    assert two_way["ci_low"] < win["ci_low"] and two_way["value"] == win["value"]
-    assert (world.config.results / "results.csv").exists()
-
     analysis = read_json(study / "analysis.json")
-    assert analysis["repeats"]["value"] == 1 and analysis["catch"]["failed"] == 0
+    assert analysis["repeats"]["value"] == 1 and analysis["catch"] == {"trials": 8, "failed": 0}
     assert analysis["left_share"]["value"] == 0.5 and analysis["unseen"] == 2
+    html = (study / "report.html").read_text(encoding="utf-8")
+    assert "<h1>User study" in html and "SIMULATED" not in html
 
 
 def test_importing_again_changes_nothing_and_new_raters_are_added(world: World) -> None:
     study = world.make()
-    folder = write(world.root / "in", [answer(page(study), "r1", prefer(study, a_wins))])
+    folder = write(world.root / "in", [answer(page(study), f"r{n}", prefer(study, a_wins)) for n in (1, 2)])
     load(world, folder)
     votes, rows = (study / "votes.parquet").read_bytes(), (world.config.results / "results.parquet").read_bytes()
     load(world, folder, folder / "0.json")
     assert (study / "votes.parquet").read_bytes() == votes
     assert (world.config.results / "results.parquet").read_bytes() == rows
-    load(world, write(world.root / "more", [answer(page(study, 2), "r2", prefer(study, a_wins))]))
-    assert table(world).loc["study_win_rate", "n"] == 20
-    assert len(table(world)) == 3  # own rows replaced
+    load(world, write(world.root / "more", [answer(page(study, 2), "r3", prefer(study, a_wins))]))
+    assert table(world).loc["study_win_rate", "n"] == 30  # own rows replaced: one row a metric
+    assert table(world).index.is_unique
 
 
-def test_one_rater_may_fill_both_sheets(world: World) -> None:
+def test_one_rater_gives_no_row(world: World) -> None:
     study = world.make()
     load(world, write(world.root / "in", [answer(page(study, n), "r1", prefer(study, a_wins)) for n in (1, 2)]))
-    assert "study_win_rate_two_way" not in table(world).index  # one rater says nothing about raters
+    assert not len(table(world))  # one rater says nothing about raters
+    assert "too few raters" in (study / "report.html").read_text()
 
 
-def test_only_ties_give_no_win_rate(world: World) -> None:
+def variants(text: str) -> dict[str, tuple[str, bytes]]:
+    """The same file as it comes: name and bytes."""
+    document = json.loads(text)
+    quoted = "On Monday r1 wrote:\n" + "\n".join("> " + line for line in text.splitlines()) + "\n-- \nregards"
+    return {
+        "plain": ("a.json", text.encode()),
+        "renamed": ("answers-sheet-01-r1 (1).json", text.encode()),
+        "bom and CRLF": ("a.json", b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()),
+        "utf-16": ("a.json", text.encode("utf-16")),
+        "utf-16 without mark": ("a.json", text.encode("utf-16-le")),
+        "minified": ("a.json", json.dumps(document, sort_keys=True).encode()),
+        "json.txt": ("a.json.txt", text.encode()),
+        "upper case": ("A.JSON", text.encode()),
+        "in subfolders": ("mailed/monday/a.json", text.encode()),
+        "pasted": ("pasted.txt", ("Hello,\nhere it is:\n" + text + "\nBye {smile}").encode()),
+        "quoted mail": ("mail.eml", quoted.encode()),
+        "blank lines": ("a.json", ("\n\n" + text + "\n \n").encode()),
+        "no-break spaces": ("a.json", text.replace("\n ", "\n\u00a0").encode()),
+        "curly quotes": ("a.txt", text.replace('": ', "\u201d: ").replace(' "', " \u201c").encode()),
+        "floats": ("a.json", text.replace('"response_ms": 900', '"response_ms": 900.0').encode()),
+        "list": ("all.json", f"[{text}, {text}]".encode()),
+    }
+
+
+@pytest.mark.parametrize("kind", variants('{"payload": {}}'))
+def test_a_good_file_in_whatever_clothes(world: World, kind: str) -> None:
     study = world.make()
-    load(world, write(world.root / "in", [answer(page(study), "r1", prefer(study, lambda _: "tie"))]))
-    assert list(table(world).index) == ["study_tie_rate"]
+    text = json.dumps(answer(page(study), "r1", prefer(study, a_wins)), indent=1)
+    name, data = variants(text)[kind]
+    path = world.root / "in" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    for extra in ("._answers.json", ".DS_Store", "__MACOSX/x.json"):
+        (world.root / "in" / extra).parent.mkdir(exist_ok=True)
+        (world.root / "in" / extra).write_bytes(b"\0\5\x16\7")
+    load(world, world.root / "in")
+    assert len(votes_of(study)) == TRIALS
+    assert not (study / "refused.json").exists()
+
+
+def test_zip_csv_and_json_of_one_session_count_once(world: World) -> None:
+    study = world.make()
+    document = answer(page(study), "r1", prefer(study, a_wins))
+    payload = document["payload"]
+    head = [payload[name] for name in ("study", "sheet", "token", "seed", "rater", "started", "finished")]
+    fields = ("trial", "choice", "response_ms", "hidden_ms", "views", "window", "seal")
+    lines = [["study", "sheet", "token", "seed", "rater", "started", "finished", *fields]]
+    lines += [
+        [*head, *("x".join(map(str, a[f])) if f == "window" else str(a[f]) for f in fields)] for a in payload["answers"]
+    ]
+    archive = world.root / "all.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("sub/a.json", json.dumps(document))
+        out.writestr("a.csv", "\r\n".join(";".join(line) for line in lines))
+        out.writestr("__MACOSX/._a.json", "x")
+    load(world, archive)
+    assert len(votes_of(study)) == TRIALS
+
+
+def test_partial_files_are_joined(world: World) -> None:
+    study = world.make()
+    whole = answer(page(study), "r1", prefer(study, a_wins))
+    part = sealed({**whole["payload"], "answers": whole["payload"]["answers"][:5], "finished": None})
+    load(world, write(world.root / "in", [part]))
+    assert len(votes_of(study)) == 5 and "10 of 15" in str(read_json(study / "refused.json"))
+    load(world, write(world.root / "later", [whole]))
+    assert len(votes_of(study)) == TRIALS
+    load(world, write(world.root / "again", [part]))
+    assert len(votes_of(study)) == TRIALS
 
 
 Edit = Callable[[dict[str, Any]], None]
@@ -118,116 +187,106 @@ def flip(payload: dict[str, Any]) -> None:
     first["choice"] = {"left": "right", "right": "left"}.get(first["choice"], "left")
 
 
-UNSEALED: list[tuple[Edit, str]] = [
-    (flip, "was edited"),
-    (set_answer("response_ms", 1), "was edited"),
-    (set_payload("rater", "someone-else"), "was edited"),
-    (set_payload("rater", "\ud800"), "was edited"),
-]
-# edits by someone who also renews the seal
-RESEALED: list[tuple[Edit, str]] = [
-    (set_payload("study", "0" * 12), "belongs to study"),
-    (set_payload("sheet", "sheet-09"), "has no sheet"),
-    (set_payload("sheet", ["sheet-01"]), "has no sheet"),
-    (set_payload("sheet", "sheet-02"), "other contents"),
-    (set_payload("token", "0" * 64), "other contents"),
-    (set_payload("seed", "0" * 16), "seed"),
-    (set_payload("rater", "../../x"), "rater code"),
-    (set_payload("rater", ""), "rater code"),
-    (set_payload("rater", "r2"), "not in the order"),
-    (set_payload("order", []), "not in the order"),
-    (set_payload("more", 1), "parts missing or added"),
-    (lambda p: p["answers"].pop(), "lacks 1 of 13"),
-    (lambda p: p["answers"].clear(), "lacks 13 of 13"),
-    (lambda p: p["answers"].append(p["answers"][0]), "not in the order"),
-    (lambda p: p["answers"].reverse(), "not in the order"),
-    (set_answer("choice", "both"), "no sheet writes"),
-    (set_answer("choice", ["left"]), "no sheet writes"),
-    (set_answer("trial", 5), "no sheet writes"),
-    (set_answer("note", "x"), "no sheet writes"),
-    (set_answer("response_ms", -1), "response_ms"),
-    (set_answer("response_ms", True), "response_ms"),
-    (set_answer("response_ms", 1.5), "response_ms"),
-    (set_answer("views", None), "views"),
-    (set_answer("window", [1, "x"]), "window"),
+# what was done to the second of two files, whether its seals were renewed, what is said, how many answers are lost
+BROKEN: list[tuple[Edit, bool, str, int]] = [
+    (flip, False, "answer 1: was edited", 1),
+    (set_answer("response_ms", 1), False, "answer 1: was edited", 1),
+    (set_payload("rater", "someone-else"), False, "was edited", TRIALS),
+    (set_payload("study", "0" * 12), True, "belongs to study", TRIALS),
+    (set_payload("sheet", "sheet-09"), True, "does not have", TRIALS),
+    (set_payload("sheet", ["sheet-01"]), True, "does not have", TRIALS),
+    (set_payload("sheet", "sheet-02"), True, "other contents", TRIALS),
+    (set_payload("token", "0" * 64), True, "other contents", TRIALS),
+    (set_payload("rater", "../../x"), True, "rater code", TRIALS),
+    (set_payload("rater", ""), True, "rater code", TRIALS),
+    (set_payload("answers", []), True, "15 of 15 answers are not there", TRIALS),
+    (lambda p: p["answers"].pop(), True, "1 of 15 answers are not there", 1),
+    (lambda p: p["answers"].append(p["answers"][0]), True, "is there twice", 0),
+    (set_answer("choice", "both"), True, "does not offer", 1),
+    (set_answer("choice", ["left"]), True, "does not offer", 1),
+    (set_answer("trial", 5), True, "is nowhere", 1),
+    (set_answer("response_ms", -1), True, "response_ms", 1),
+    (set_answer("response_ms", True), True, "response_ms", 1),
+    (set_answer("response_ms", 1.5), True, "response_ms", 1),
+    (set_answer("views", None), True, "views", 1),
+    (set_answer("window", [1, "x"]), True, "window", 1),
+    (lambda p: p["answers"][0].pop("views"), True, "no answer that a sheet writes", 1),
 ]
 
 
-@pytest.mark.parametrize(("edit", "message", "renew"), [(*e, False) for e in UNSEALED] + [(*e, True) for e in RESEALED])
-def test_an_answer_file_that_is_not_as_the_sheet_wrote_it(world: World, edit: Edit, message: str, renew: bool) -> None:
+@pytest.mark.parametrize(("edit", "renew", "message", "lost"), BROKEN)
+def test_the_good_trials_of_a_bad_file_count(
+    world: World, edit: Edit, renew: bool, message: str, lost: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     study = world.make()
     good, document = (answer(page(study), rater, prefer(study, a_wins)) for rater in ("ok", "r1"))
     edit(document["payload"])
     document = sealed(document["payload"]) if renew else document
-    with pytest.raises(CnlabError, match=message):
-        load(world, write(world.root / "in", [good, document]))
-    # the good file beside it was not imported either
-    assert not (study / "votes.parquet").exists()
-    assert not (study / "answers").exists()
-    assert not (world.config.results / "results.parquet").exists()
+    load(world, write(world.root / "in", [good, document]))
+    assert message in capsys.readouterr().out
+    assert message in str(read_json(study / "refused.json"))
+    assert len(votes_of(study)) == 2 * TRIALS - lost
 
 
-def test_mixed_sheets(world: World) -> None:
+def test_trials_of_another_sheet(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     study = world.make()
-    one, two = (answer(page(study, n), "r1", prefer(study, a_wins))["payload"] for n in (1, 2))
-    one["answers"][3:] = two["answers"][3:]
-    with pytest.raises(CnlabError, match="mixes trials"):
-        load(world, write(world.root / "in", [sealed(one)]))
+    first, second = (answer(page(study, n), "r1", prefer(study, a_wins))["payload"] for n in (1, 2))
+    first["answers"][3:] = second["answers"][3:]
+    load(world, write(world.root / "in", [sealed(first)]))
+    assert "is of sheet-02, not of sheet-01" in capsys.readouterr().out
+    assert len(votes_of(study)) == 3
 
 
-def test_a_foreign_study(world: World) -> None:
-    other = world.make(seed=5, out=world.root / "studies" / "other")
-    world.make()
-    with pytest.raises(CnlabError, match="belongs to study"):
-        load(world, write(world.root / "in", [answer(page(other), "r1", prefer(other, a_wins))]))
+def test_a_cut_file_gives_its_whole_answers(world: World) -> None:
+    study = world.make()
+    text = json.dumps(answer(page(study), "r1", prefer(study, a_wins)), indent=1)
+    path = world.root / "cut.json"
+    path.write_text(text[: text.rindex('"choice"')])
+    load(world, path)
+    assert len(votes_of(study)) == TRIALS - 1
 
 
-@pytest.mark.parametrize("when", ["together", "later"])
-def test_a_rater_with_two_versions_of_one_sheet(world: World, when: str) -> None:
+def test_a_rater_with_two_sessions_of_one_sheet(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     study = world.make()
     first = answer(page(study), "r1", prefer(study, a_wins))
     second = answer(page(study), "r1", prefer(study, lambda _: "b"))
-    if when == "later":
-        load(world, write(world.root / "first", [first]))
-        before = (study / "votes.parquet").read_bytes()
-        with pytest.raises(CnlabError, match="other answers"):
-            load(world, write(world.root / "second", [second]))
-        assert (study / "votes.parquet").read_bytes() == before
-    else:
-        with pytest.raises(CnlabError, match="other answers"):
-            load(world, write(world.root / "both", [first, second]))
+    second = sealed({**second["payload"], "started": "2026-02-01T00:00:00.000Z"})
+    load(world, write(world.root / "first", [second]))
+    load(world, write(world.root / "second", [first]))
+    assert "more than once" in capsys.readouterr().out
+    pairs = votes_of(study).query("kind == 'pair'")
+    assert set(pairs["winner"]) == {RUN_A}  # equally long: the earlier one, whatever came first
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not valid JSON"),
-        ("\udcff", "not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
+        ("{", "not an answer file"),
+        ("\udcff\udcfe", "not an answer file"),
+        ("[" * 100_000, "not an answer file"),
         ("[]", "not an answer file"),
         ('{"format": "x"}', "not an answer file"),
-        ('{"format": "picture-answers", "version": 2}', "answer format 2"),
-        ('{"format": "picture-answers", "version": 1}', "parts missing"),
-        (" " * 5_000_000, "too large"),
+        ('{"format": "picture-answers", "version": 3, "payload": {}}', "answer format 3"),
+        ('{"format": "picture-answers", "version": 2, "payload": {}}', "parts missing"),
+        ("", "empty"),
+        (" " * 9_000_000, "too large"),
+        ("PK\x03\x04" + "x" * 100, "not an answer file"),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_files_that_are_no_answers(world: World, text: str, message: str) -> None:
-    world.make()
+    study = world.make()
     path = world.root / "x.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(CnlabError, match=message):
         load(world, path)
+    assert not (study / "votes.parquet").exists()
 
 
 def test_paths_without_answers(world: World) -> None:
     world.make()
     (world.root / "empty").mkdir()
-    for paths, message in (
-        ((world.root / "empty",), "no .json"),
-        ((world.root / "no",), "not exist"),
-        ((), "no answer"),
-    ):
+    for paths, message in (((world.root / "empty",), "no answer files"), ((world.root / "no",), "not exist")):
         with pytest.raises(CnlabError, match=message):
             load(world, *paths)
 
@@ -245,16 +304,6 @@ def test_changed_key_or_sheet(world: World) -> None:
     load(world, folder)
 
 
-def test_an_edited_copy_of_a_sheet(world: World) -> None:
-    study = world.make()
-    copy_page = world.root / "copy.html"
-    copy_page.write_text(
-        page(study).read_text(encoding="utf-8").replace("follows the edge map", "is older"), encoding="utf-8"
-    )
-    with pytest.raises(CnlabError, match="other contents"):
-        load(world, write(world.root / "in", [answer(copy_page, "r1", prefer(study, a_wins))]))
-
-
 def test_unfinished_study(world: World) -> None:
     study = world.make()
     (study / "study.json").unlink()
@@ -268,12 +317,56 @@ def test_unfinished_study(world: World) -> None:
     assert not (world.root / "typo").exists()
 
 
-def test_a_second_study_of_the_same_run_needs_a_label(world: World) -> None:
+def test_two_opponents_of_one_run_have_two_rows(world: World) -> None:
+    for out, other in (("s", RUN_B), ("t", f"{RUN_A}/prior")):
+        study = world.make(out=world.root / "studies" / out, subjects=(RUN_A, other))
+        folder = write(world.root / out, [answer(page(study), f"r{n}", prefer(study, a_wins)) for n in (1, 2)])
+        import_answers(Import(study, (folder,), world.config.results))
+    assert list(table(world).loc["study_win_rate", "against"]) == [RUN_B, f"{RUN_A}/prior"]
+
+
+def test_rows_of_version_1_are_migrated() -> None:
+    old = pd.DataFrame(
+        {"metric": ["study_win_rate", "study_win_rate_two_way", "clip_score"], "metric_version": ["1", "1", "1"]}
+    ).astype("string")
+    assert list(migrate(old)["metric"]) == ["study_win_rate_if_independent", "study_win_rate", "clip_score"]
+    assert migrate(migrate(old).iloc[:1]).equals(migrate(old).iloc[:1])
+
+
+def test_simulated_votes_are_labelled_and_stay_out_of_the_results(world: World) -> None:
     study = world.make()
-    load(world, write(world.root / "in", [answer(page(study), "r1", prefer(study, a_wins))]))
-    other = World(world.root, replace(world.config, out=world.root / "studies" / "t", b=f"{RUN_A}/prior"))
-    folder = write(world.root / "in2", [answer(page(other.make()), "r1", prefer(other.study, a_wins))])
-    with pytest.raises(CnlabError, match="--label"):
-        load(other, folder)
-    load(other, folder, label="vs_none")
-    assert {"study_win_rate", "study_win_rate_vs_none"} <= set(table(world).index)
+    simulate_study(Simulate(study, raters=6, careless=0, bursts=0))
+    part = study / "simulated"
+    assert votes_of(part)["simulated"].all() and not (study / "votes.parquet").exists()
+    assert "SIMULATED" in (part / "report.html").read_text() and read_json(part / "analysis.json")["simulated"]
+    assert all(read_json(path)["payload"]["simulated"] for path in (part / "answers").glob("*.json"))
+    assert not (world.config.results / "results.parquet").exists()
+    first = (part / "votes.parquet").read_bytes()
+    simulate_study(Simulate(study, raters=6, careless=0, bursts=0))
+    assert (part / "votes.parquet").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("mode", "lines", "expected"),
+    [
+        ("paired", ["r1,i1,x", "r1,i2,y", "r2,i1,x", "r2,i2,tie"], 2 / 3),
+        ("ranking", ["r1,i1,x>y", "r1,i2,x > y", "r2,i1,y>x", "r2,i2,x>y"], 1.75),
+        ("discrimination", ["r1,i1,1", "r1,i2,0", "r2,i1,1", "r2,i2,x"], 0.75),
+    ],
+)
+def test_votes_made_elsewhere(tmp_path: Path, mode: Any, lines: list[str], expected: float) -> None:
+    path = tmp_path / "votes.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["rater,item,choice", *lines]).encode())
+    import_table(Tidy(path, tmp_path / "s", ("x", "y"), mode))
+    assert read_json(tmp_path / "s" / "analysis.json")["numbers"][0]["value"] == pytest.approx(expected)
+    import_table(Tidy(path, tmp_path / "s", ("x", "y"), mode))
+    path.write_text("rater,item,choice\nr1,i1,z\n")
+    with pytest.raises(CnlabError, match="line 2: 'z'"):
+        import_table(Tidy(path, tmp_path / "t", ("x", "y"), mode))
+
+
+def test_seal_of_an_answer_is_what_the_format_says() -> None:
+    from user_study.votes.answers import answer_seal
+
+    entry = {"trial": "t1", "choice": "left"}
+    assert answer_seal("token", "r", entry) == with_seal("token", "r", entry)["seal"]

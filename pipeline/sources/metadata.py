@@ -1,0 +1,186 @@
+"""Metadata of a folder: which caption and which maps belong to which file, in the forms that people have."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import posixpath
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.contract.errors import CnlabError, first_line
+from pipeline.sources.columns import FILE_NAMES, IMAGE_NAMES, ReadConfig, pick
+
+STEMS = ("metadata", "prompt", "prompts", "captions", "meta_cap", "meta_clean")
+FORMS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SEPARATORS = ",;\t|"
+
+
+def is_metadata(name: str) -> bool:
+    """``metadata.jsonl``, ``prompt.json``, ``captions.csv`` ... in any folder and case."""
+    base, suffix = posixpath.splitext(posixpath.basename(name).lower())
+    return base in STEMS and suffix in FORMS
+
+
+@dataclass
+class Matched:
+    """Rows by the file they belong to, and what to tell people about the rest."""
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_rows(path: Path, read: ReadConfig) -> list[dict[str, Any]]:
+    """Rows of one metadata file. Raises CnlabError that names the line at fault.
+
+    JSON lines; a JSON list of objects; a JSON object of file name -> caption or object (kohya's meta_cap.json); CSV
+    with comma, semicolon, tab or bar; Parquet. UTF-8 with or without a mark, or UTF-16 with one.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            return [dict(row) for row in pq.read_table(path).to_pylist()]
+        data = path.read_bytes()
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        text = data.decode("utf-16" if wide else "utf-8-sig", "replace")
+        if path.suffix.lower() in (".jsonl", ".json"):
+            return _json_rows(path, text)
+        return _csv_rows(path, text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CnlabError(
+            f"{path} cannot be read as {path.suffix[1:]} ({first_line(error)}); mend or remove it"
+        ) from error
+
+
+def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        whole = [_json_line(path, n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if isinstance(whole, dict) and pick(list(whole), (*FILE_NAMES, *IMAGE_NAMES)):
+        whole = [whole]  # a file of one line
+    if isinstance(whole, dict):
+        whole = [{"file_name": k, **(v if isinstance(v, dict) else {"text": v})} for k, v in whole.items()]
+    if not isinstance(whole, list) or not all(isinstance(row, dict) for row in whole):
+        raise CnlabError(f"{path}: neither JSON lines, nor a list of objects, nor an object by file name")
+    return whole
+
+
+def _json_line(path: Path, number: int, line: str) -> Any:
+    # only line feeds part lines: JSON strings may hold U+2028 and its kind
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CnlabError(f"{path}, line {number}: no JSON ({first_line(error)}); mend that line") from error
+
+
+def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    head = text.lstrip("\ufeff").partition("\n")[0]
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(SEPARATORS, key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        rows = []
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(names):
+                raise CnlabError(
+                    f"{path}, line {reader.line_num}: {len(cells)} fields where the header has {len(names)} "
+                    f"({separator.join(cells)[:80]!r}); put a text that holds {separator!r} in double quotes"
+                )
+            rows.append(dict(zip(names, cells, strict=True)))
+    except csv.Error as error:
+        raise CnlabError(f"{path}, line {reader.line_num}: {error}; mend that line") from error
+    return rows
+
+
+def file_column(rows: Iterable[Mapping[str, Any]], read: ReadConfig, where: str) -> str:
+    """The column that names each row's picture: the user's, or a known one. Raises CnlabError listing the columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if read.image_column and read.image_column in names:
+        return read.image_column
+    column = pick(
+        names, (*FILE_NAMES, *(n for n in IMAGE_NAMES if n != "bytes"), "image_file_name", "target_file_name")
+    )
+    if not column:
+        raise CnlabError(
+            f"{where}: which column names the picture? There are {', '.join(names) or 'none'}; "
+            "call it file_name or name it with --image-column"
+        )
+    return column
+
+
+class Names:
+    """Finds files by names as people write them: exactly, else as they differ in form, case or a missing suffix."""
+
+    def __init__(self, root: Path, files: Iterable[str]) -> None:
+        self.root = root
+        self._exact = {_form(name): name for name in files}
+        self._case = _unique((name.casefold(), file) for name, file in self._exact.items())
+        self._bare = _unique((posixpath.splitext(name)[0].casefold(), file) for name, file in self._exact.items())
+
+    def find(self, name: Any, below: str) -> str | None:
+        """The file that ``name`` means in metadata of the folder ``below`` (relative to the root); None for none."""
+        if not isinstance(name, str) or not name.strip():
+            return None
+        plain = name.strip().replace("\\", "/")
+        if plain.startswith("/"):
+            root = self.root.resolve().as_posix() + "/"
+            asked = [plain.removeprefix(root)] if plain.startswith(root) else []
+        else:
+            asked = [posixpath.normpath(posixpath.join(below, plain)), posixpath.normpath(plain)]
+        for form in map(_form, asked):
+            for table, key in ((self._exact, form), (self._case, form.casefold()), (self._bare, form.casefold())):
+                if key in table:
+                    return table[key]
+        return None
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    listed = list(pairs)
+    often = Counter(key for key, _ in listed)
+    return {key: file for key, file in listed if often[key] == 1}
+
+
+def match_metadata(root: Path, tables: Iterable[str], names: Names, images: int, read: ReadConfig) -> Matched:
+    """Rows of all metadata files below ``root`` by the file they belong to; a later file never unseats an earlier one.
+
+    Raises CnlabError when a file names no picture at all that is there.
+    """
+    out = Matched()
+    for table in tables:
+        rows, below = read_rows(root / table, read), posixpath.dirname(table)
+        if not rows:
+            out.notes.append(f"{table} has no rows")
+            continue
+        column = file_column(rows, read, str(root / table))
+        lost, twice, hits = [], 0, 0
+        for row in rows:
+            file = names.find(row.get(column), below)
+            if file is None:
+                lost.append(str(row.get(column)))
+            elif file in out.rows:
+                twice += 1
+            else:
+                out.rows[file] = {**row, "": below}
+                hits += 1
+        if not hits and not twice:
+            raise CnlabError(
+                f"{root / table}: 0 of {images} images matched, e.g. {lost[0]!r}; its column {column!r} must hold "
+                "paths relative to it (name another with --image-column, or move the file away)"
+            )
+        note = f"{table}: {hits} of {images} images matched"
+        note += f"; {len(lost)} rows name no picture that is there, e.g. {lost[0]!r}" if lost else ""
+        out.notes.append(note + (f"; {twice} rows repeat a picture and are left out" if twice else ""))
+    return out

@@ -1,0 +1,167 @@
+"""The figures of each mode: win rate, average ranks with abilities, accuracy with d'."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import choix
+import numpy as np
+
+from user_study.analysis import statistics as st
+from user_study.analysis import two_way as tw
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Number = dict[str, Any]
+PRIOR = 0.1  # pseudo-counts of the strength model, so that a method that always wins has a finite ability
+
+
+def rate(name: str, subject: str, values: Any, votes: pd.DataFrame, against: str | None = None) -> Number:
+    """A share with its two-way interval; the bounds are None below two raters or items."""
+    if len(votes) == 0:
+        return {"name": name, "subject": subject, "against": against, "value": None, "ci_low": None, "ci_high": None,
+                "n": 0}  # fmt: skip
+    mean = tw.two_way_mean(values, votes["rater"], votes["item"])
+    low, high = tw.rate_interval(mean)
+    bounds = {"value": tw.one(mean.value), "ci_low": tw.one(low), "ci_high": tw.one(high), "n": len(votes)}
+    return {"name": name, "subject": subject, "against": against, **bounds}
+
+
+def tests(values: Any, votes: pd.DataFrame, margin: float) -> dict[str, Any]:
+    """Difference from 1/2, equivalence within the margin, minimal detectable effect, and the narrower tests."""
+    if len(votes) == 0:
+        return {}
+    mean = tw.two_way_mean(values, votes["rater"], votes["item"])
+    wins, n = int(np.sum(values)), len(votes)
+    low, high = st.clopper_pearson(wins, n)
+    return {
+        "difference_p": float(tw.difference_test(mean)),
+        "equivalence_p": float(tw.equivalence_test(mean, margin)),
+        "minimal_detectable_effect": tw.one(tw.minimal_detectable_effect(mean)),
+        "effective_n": _effective(mean),
+        "permutation_by_raters_p": tw.rater_permutation_test(values, votes["rater"]),
+        "if_votes_were_independent": {"sign_test_p": st.sign_test(wins, n), "ci_low": low, "ci_high": high},
+    }
+
+
+def _effective(mean: tw.Mean) -> float | None:
+    spread = float(mean.value * (1 - mean.value))
+    return spread / float(mean.variance) if float(mean.variance) > 0 else None
+
+
+def paired(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
+    """Win rate of the first subject over decided votes, ties beside it and as half a win."""
+    a, b = subjects[:2]
+    decided = seen[seen["winner"].isin([a, b])]
+    won = (decided["winner"] == a).to_numpy(dtype=float)
+    tie = (seen["winner"] == "tie").to_numpy(dtype=float)
+    half = np.where(tie == 1, 0.5, (seen["winner"] == a).to_numpy(dtype=float))
+    return {
+        "numbers": [
+            rate("win_rate", a, won, decided, b),
+            rate("tie_rate", a, tie, seen, b),
+            rate("win_rate_ties_half", a, half, seen, b),
+        ],
+        "tests": tests(won, decided, margin),
+        "per_rater": _each(decided, won, "rater"),
+        "per_item": _each(decided, won, "item"),
+    }
+
+
+def _each(votes: pd.DataFrame, values: Any, by: str) -> list[Number]:
+    rows = votes.assign(value=values).groupby(by)["value"].agg(["mean", "size"]).reset_index()
+    return [{by: str(r[by]), "value": float(r["mean"]), "n": int(r["size"])} for r in rows.to_dict("records")]
+
+
+def ranking(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
+    """Average user ranking (1 worst to k best), pairwise win rates with Holm's correction, Plackett-Luce abilities."""
+    ranks, orders = _ranks(seen, subjects)
+    numbers, pairwise = [], []
+    for n, subject in enumerate(subjects):
+        if not len(seen):
+            break
+        mean = tw.two_way_mean(ranks[:, n], seen["rater"], seen["item"])
+        value, half = float(mean.value), tw.one(tw.mean_half_width(mean))
+        low, high = (None, None) if half is None else (max(1.0, value - half), min(float(len(subjects)), value + half))
+        per_rater = [float(part.mean()) for part in _by(ranks[:, n], seen["rater"])]
+        numbers.append({"name": "average_rank", "subject": subject, "against": None, "value": value, "ci_low": low,
+                        "ci_high": high, "n": len(seen), "sd_over_raters": float(np.std(per_rater, ddof=1))
+                        if len(per_rater) > 1 else None})  # fmt: skip
+    for a, b in combinations(range(len(subjects)), 2):
+        won = (ranks[:, a] > ranks[:, b]).astype(float)
+        number = rate("win_rate", subjects[a], won, seen, subjects[b])
+        pairwise.append({**number, **tests(won, seen, margin)})
+    for entry, p in zip(pairwise, tw.holm([e.get("difference_p", 1.0) for e in pairwise]), strict=True):
+        entry["holm_p"] = p
+    units = np.concatenate([[f"{item}/{subject}" for item in seen["item"]] for subject in subjects])
+    coders, long = np.tile(seen["rater"].to_numpy(dtype=str), len(subjects)), ranks.T.ravel()
+    return {
+        "numbers": numbers + pairwise,
+        "tests": {},
+        "abilities": _abilities(orders, seen, subjects),
+        "agreement_alpha": st.krippendorff_alpha(units, coders, long, "ordinal") if len(seen) else None,
+    }
+
+
+def _by(values: Any, labels: Any) -> list[Any]:
+    groups = np.unique(np.asarray(labels), return_inverse=True)[1]
+    return [values[groups == g] for g in range(groups.max(initial=-1) + 1)]
+
+
+def _ranks(seen: pd.DataFrame, subjects: list[str]) -> tuple[Any, list[tuple[int, ...]]]:
+    """(n, k) rank of each subject, k best; and each vote's subjects from best to worst."""
+    orders = []
+    for shown, choice in zip(seen["shown"], seen["choice"], strict=True):
+        names = json.loads(shown)
+        orders.append(tuple(subjects.index(names[int(place)]) for place in choice.split(">")))
+    ranks = np.zeros((len(orders), len(subjects)))
+    for row, order in enumerate(orders):
+        ranks[row, list(order)] = np.arange(len(subjects), 0, -1)
+    return ranks, orders
+
+
+def _abilities(orders: list[tuple[int, ...]], seen: pd.DataFrame, subjects: list[str]) -> list[Number]:
+    """Plackett-Luce abilities (logits, mean 0); interval from deleting raters and items in turn, variances added.
+
+    References
+    ----------
+    Maystre and Grossglauser (2015) for the estimator (choix.ilsr_rankings); Bradley-Terry is its case of two.
+    """
+    if not orders:
+        return []
+    fit = lambda chosen: choix.ilsr_rankings(len(subjects), chosen, alpha=PRIOR)  # noqa: E731
+    whole, variance = fit(orders), np.zeros(len(subjects))
+    for labels in (seen["rater"].to_numpy(), seen["item"].to_numpy()):
+        names = np.unique(labels)
+        if len(names) < 2:
+            return [{"subject": s, "value": float(v), "ci_low": None, "ci_high": None}
+                    for s, v in zip(subjects, whole, strict=True)]  # fmt: skip
+        turns = np.array([fit([o for o, label in zip(orders, labels, strict=True) if label != n]) for n in names])
+        variance += ((turns - turns.mean(axis=0)) ** 2).sum(axis=0) * (len(names) - 1) / len(names)
+    half = 1.96 * np.sqrt(variance)
+    return [{"subject": s, "value": float(v), "ci_low": float(v - h), "ci_high": float(v + h)}
+            for s, v, h in zip(subjects, whole, half, strict=True)]  # fmt: skip
+
+
+def discrimination(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
+    """Accuracy over raters and pictures, d' and criterion, and by how much raters differ beyond chance."""
+    shown = seen["shown"].map(lambda text: json.loads(text)[0])
+    right = (shown == seen["winner"]).to_numpy(dtype=float)
+    a, b = subjects[:2]
+    said = seen["winner"] == b  # a "signal" is a picture of the second kind
+    signals, noise = (shown == b), (shown == a)
+    per = seen.assign(right=right).groupby("rater")["right"].agg(["sum", "size"])
+    spread = st.overdispersion(per["sum"], per["size"]) if len(per) else None
+    d, c = st.d_prime(int((said & signals).sum()), int(signals.sum()), int((said & noise).sum()), int(noise.sum()))
+    return {
+        "numbers": [rate("accuracy", a, right, seen, b)],
+        "tests": tests(right, seen, margin),
+        "d_prime": d,
+        "criterion_c": c,
+        "overdispersion": None if spread is None else vars(spread),
+        "per_rater": _each(seen, right, "rater"),
+        "per_item": _each(seen, right, "item"),
+    }

@@ -1,0 +1,87 @@
+"""``cnlab-study tidy``: votes made elsewhere, a CSV with the columns rater, item, choice -> a study folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import lock_folder
+from pipeline.contract.identity import check_fingerprint, fingerprint, sha256_file
+from user_study.config import Tidy
+from user_study.study_folder import COLUMNS, HEADER, write_header, write_votes
+from user_study.votes.reading import decode
+
+NEEDED = ("rater", "item", "choice")
+
+
+def import_table(config: Tidy) -> None:
+    """Check the table and write the study with its analysis; the same command again does nothing new.
+
+    Raises CnlabError naming the first line that cannot be read: a table is one thing, made by a program.
+    """
+    import pandas as pd
+
+    from user_study.analysis.analyse import analyse_study
+
+    if not config.table.is_file():
+        raise CnlabError(f"{config.table} does not exist; give a CSV with the columns rater, item, choice")
+    resolved = {
+        "mode": config.mode,
+        "criterion": config.criterion,
+        "subjects": list(config.subjects),
+        "margin": config.margin,
+        "catch_allowed": 0,
+        "repeats_needed": 0,
+        "table": sha256_file(config.table),
+    }
+    identity = fingerprint(resolved)
+    rows = [_row(config, line, row) for line, row in enumerate(_read(config.table), start=2)]
+    frame = pd.DataFrame(rows, columns=["rater", "item", "shown", "choice", "winner"])
+    votes = frame.assign(
+        study=identity[:12], sheet="table", trial=frame["item"], key=frame["item"], group=0, kind="pair",
+        response_ms=0, simulated=False,
+    )  # fmt: skip
+    with lock_folder(config.out):
+        check_fingerprint(config.out / HEADER, identity)
+        write_votes(config.out, votes[list(COLUMNS)])
+        header = {"study": identity[:12], "config": resolved, "fingerprint": identity, "foreign": True}
+        write_header(config.out, header)
+        print(f"{len(votes)} votes of {frame['rater'].nunique()} raters on {frame['item'].nunique()} items")
+        print(analyse_study(config.out))
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    text = decode(path.read_bytes())
+    lines = text.lstrip("\ufeff").splitlines()
+    separator = max(",;\t", key=lines[0].count) if lines else ","
+    rows = list(csv.DictReader(io.StringIO("\n".join(lines)), delimiter=separator))
+    missing = [name for name in NEEDED if not rows or name not in rows[0]]
+    if missing:
+        raise CnlabError(f"{path} lacks the column {missing[0]}, or has no rows; it needs rater, item and choice")
+    return rows
+
+
+def _row(config: Tidy, line: int, row: dict[str, str]) -> tuple[str, str, str, str, str]:
+    """rater, item, shown, choice and winner of one line, in the words of the study's own votes."""
+    rater, item, choice = ((row[name] or "").strip() for name in NEEDED)
+    names = list(config.subjects)
+    if not rater or not item:
+        raise CnlabError(f"{config.table}, line {line}: rater and item must not be empty")
+    if config.mode == "ranking":
+        order = [name.strip() for name in choice.split(">")]
+        if sorted(order) != sorted(names):
+            raise CnlabError(f"{config.table}, line {line}: {choice!r} is no order of {', '.join(names)} joined by >")
+        return rater, item, json.dumps(names), ">".join(str(names.index(name)) for name in order), order[0]
+    if config.mode == "discrimination":
+        shown = (row.get("shown") or names[0]).strip()
+        other = next((name for name in names if name != shown), "")
+        said = {"1": shown, "0": other}.get(choice, choice)
+        if shown not in names or said not in names:
+            raise CnlabError(f"{config.table}, line {line}: {choice!r} is neither 1, 0 nor one of {', '.join(names)}")
+        return rater, item, json.dumps([shown]), "first" if said == names[0] else "second", said
+    if choice not in (*names, "tie", "unseen"):
+        raise CnlabError(f"{config.table}, line {line}: {choice!r} is neither tie nor one of {', '.join(names)}")
+    return rater, item, json.dumps(names), {names[0]: "left", names[1]: "right"}.get(choice, choice), choice
