@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.samples import EvalSet, Indices
 from evaluation.subjects import Subject
+from pipeline.conditions.inpaint import signed_map
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder, read_json, remove_parts, write_json
 from pipeline.contract.identity import canonical, fingerprint
 from pipeline.contract.pictures import Picture, Pictures, read_picture, stack_images, write_picture
+from trainer.run_folder import feeds_signed
 
 if TYPE_CHECKING:
     from evaluation.sampling import Painter, Recipe
@@ -127,12 +130,14 @@ def _prompts(order: Order, own: Indices) -> list[str]:
     return [fixed.get(mode, samples.texts[index]) for index in own]
 
 
-def _maps(order: Order, own: Indices) -> list[Pictures]:
+def _maps(order: Order, own: Indices) -> list[NDArray[Any]]:
     if order.arm == "prior":
         return []
     samples = order.eval_set()
     rows = samples.other[own] if order.arm == "shuffled" else own
-    return [samples.maps(condition, rows)[0] for condition in order.conditions]
+    pairs = zip(order.conditions, order.controls, strict=False)
+    maps = [(samples.maps(name, rows)[0], feeds_signed(control, name)) for name, control in pairs]
+    return [signed_map(own_maps) if signed else own_maps for own_maps, signed in maps]
 
 
 @contextlib.contextmanager

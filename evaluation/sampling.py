@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.contract.errors import CnlabError
@@ -122,7 +123,7 @@ class Painter:
         self.pipe = pipe.to(device)
         self.nets = len(nets)
 
-    def __call__(self, texts: Sequence[str], maps: Sequence[Pictures], seeds: Sequence[int], size: int) -> Pictures:
+    def __call__(self, texts: Sequence[str], maps: Sequence[NDArray[Any]], seeds: Sequence[int], size: int) -> Pictures:
         """Sample one block.
 
         Parameters
@@ -130,7 +131,7 @@ class Painter:
         texts
             B captions, B at most the recipe's block.
         maps
-            For each ControlNet (B, S, S, 3) uint8.
+            For each ControlNet (B, S, S, 3) uint8, or int16 with -255 in pixels to be inpainted.
         seeds
             B seeds of the noise, `seed_of`.
         size

@@ -15,6 +15,7 @@ from pipeline.contract.errors import CnlabError, run_cli
 from pipeline.contract.files import lock_folder, read_json
 from pipeline.exports.run import ExportConfig, run_export
 from pipeline.variants.damage import DamageConfig, run_damage
+from pipeline.variants.select import SelectConfig, run_select
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ Command = (
     | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
     | Annotated[CardConfig, tyro.conf.subcommand("card")]
     | Annotated[DamageConfig, tyro.conf.subcommand("damage")]
+    | Annotated[SelectConfig, tyro.conf.subcommand("select")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
 )
 
@@ -79,6 +81,7 @@ def _main() -> None:
         VerifyConfig: verify,
         CardConfig: _card,
         DamageConfig: run_damage,
+        SelectConfig: run_select,
         ExportConfig: run_export,
     }
     run[type(command)](command)

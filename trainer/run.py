@@ -23,7 +23,6 @@ from trainer.convergence.detect import convergence_of
 from trainer.data.batches import Batches, Draw, load_batches
 from trainer.data.cache import cache_folder, prune
 from trainer.data.items import Items, flip_safe, load_items
-from trainer.data.maps import SIGNED
 from trainer.loop import Hooks, train
 from trainer.memory import architecture_of, plan, split_batch
 from trainer.nets.models import Prior, load_prior, model_identity
@@ -31,6 +30,7 @@ from trainer.parallel import Ranks, launched
 from trainer.run_folder import (
     CHECKPOINTS,
     CONFIG,
+    SIGNED,
     SUMMARY,
     checkpoints,
     is_finished,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a command line's help is not to wait for it
 CONFIG, SUMMARY, CONVERGENCE = "config.json", "summary.json", "convergence.json"
 LOG, VALIDATION = "log.jsonl", "validation.parquet"
 SAMPLES, CHECKPOINTS, BOARD = "samples", "checkpoints", "tensorboard"
+SIGNED = frozenset({"inpaint"})  # conditions whose masked pixels, stored as (0, 0, 0), are fed as -1
 STATE = "state.json"  # of a checkpoint, written last
 COLUMNS = ("step", "images", "metric", "arm", "value", "ci_low", "ci_high", "n")  # of validation.parquet
 
@@ -136,6 +137,14 @@ def read_validation(folder: Path) -> pd.DataFrame:
 
     path = folder / VALIDATION
     return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+
+
+def feeds_signed(control: str | Path, condition: str) -> bool:
+    """Whether a ControlNet takes -1 in masked pixels: all of such conditions do but runs of earlier versions."""
+    run_dir = Path(control).parent.parent
+    if condition not in SIGNED or not (run_dir / CONFIG).is_file():
+        return condition in SIGNED
+    return bool(read_summary(run_dir).get("signed_hint", False))
 
 
 def grid_path(folder: Path, step: int) -> Path:

@@ -70,3 +70,12 @@ def _stroke(rng: np.random.Generator) -> dict[str, Any]:
         step = rng.uniform(0.05, 0.25) * np.array([np.cos(heading), np.sin(heading)])
         points.append(np.clip(points[-1] + step, 0, 1))
     return {"width": uniform(rng, 0.04, 0.12), "points": [[round(float(x), 4), round(float(y), 4)] for x, y in points]}
+
+
+def signed_map(maps: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Maps (..., H, W, 3) uint8 as a ControlNet is fed: int16 with -255, thus -1 after division, in masked pixels.
+
+    A1111, ComfyUI and diffusers mark what is to be inpainted so (``make_inpaint_condition`` of ControlNet 1.1).
+    """
+    masked = (maps == 0).all(axis=-1, keepdims=True)
+    return np.where(masked, np.int16(-255), maps.astype(np.int16))

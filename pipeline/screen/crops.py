@@ -16,7 +16,8 @@ OFFSETS = (0.05, 0.15)  # of the side: how far it lies from the left and upper e
 PARTS = 1 + len(OFFSETS) ** 2
 LOW = 8  # 8 x 8 low DCT frequencies, the constant left out: 63 bits
 THUMB = 24  # pixels a side of the small pictures
-SHARES = (0.75, 0.8, 0.85, 0.9)  # of the side, that the pixels are compared at
+SHARES = (0.85, 0.8, 0.9, 0.75)  # of the side, that the pixels are compared at
+HOPELESS = 0.3  # what fits less at the middle scale is not looked at any further
 CANDIDATES = 6  # pictures compared by pixels, of those nearest by hash
 MOST_BITS = 18  # of 63; measured: crops to 80 and 90 % differ in at most 18 to 19 in 90 %, 0.3 % of strangers do
 MOST_COLOUR = 40  # 8-bit levels that the mean of a crop may lie from the mean of the whole
@@ -47,11 +48,13 @@ def crop_fit(whole: NDArray[np.uint8], crop: NDArray[np.uint8]) -> float:
 
     (24, 24, 3) uint8 each -> share of the crop's variance that the whole explains, without gain or offset; at most 1.
     """
-    best = -np.inf
+    part, best = whole.astype(np.float32), -np.inf
+    spread = float((cv2.meanStdDev(crop)[1] ** 2).sum()) + NOISE
     for share in SHARES:
         side = round(THUMB * share)
         small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
-        difference = float(cv2.matchTemplate(whole.astype(np.float32), small, cv2.TM_SQDIFF).min())
-        spread = float(((small - small.mean((0, 1))) ** 2).sum()) + NOISE * small[..., 0].size
+        difference = float(cv2.minMaxLoc(cv2.matchTemplate(part, small, cv2.TM_SQDIFF))[0]) / side**2
         best = max(best, 1 - difference / spread)
+        if best < HOPELESS:
+            break
     return best

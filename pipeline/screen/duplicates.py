@@ -147,6 +147,7 @@ class Index:
         self._names: list[tuple[str, str]] = []
         self._hashes = np.empty((WORDS, 1024), np.uint64)
         self._turns, self._parts = np.empty_like(self._hashes), np.empty((PARTS, 1024), np.uint64)
+        self._scratch, self._counts = np.empty(1024, np.uint64), np.empty((2, 1024), np.uint8)
         self._thumbs, self._means = np.empty((1024, THUMB, THUMB, 3), np.uint8), np.empty((1024, 3), np.float32)
 
     def __len__(self) -> int:
@@ -179,13 +180,20 @@ class Index:
         if radius < 0:
             return None
         words, count = np.frombuffer(wanted, np.uint64), len(self)
-        half = np.bitwise_count(hashes[0, :count] ^ words[0]) + np.bitwise_count(hashes[1, :count] ^ words[1])
+        half = self._differing(hashes[0, :count], words[0], 0)
+        half += self._differing(hashes[1, :count], words[1], 1)
         near = np.flatnonzero(half <= radius)
         if not len(near):
             return None
         bits = np.bitwise_count(hashes[:, near] ^ words[:, None]).sum(0, dtype=np.int64)
         at = int(bits.argmin())
         return (int(near[at]), int(bits[at])) if bits[at] <= radius else None
+
+    def _differing(self, words: NDArray[np.uint64], word: np.uint64, place: int) -> NDArray[np.uint8]:
+        """Differing bits of each word; in one of two scratch arrays, for new ones cost more than the counting."""
+        count = len(words)
+        np.bitwise_xor(words, word, out=self._scratch[:count])
+        return np.bitwise_count(self._scratch[:count], out=self._counts[place, :count])
 
     def _find_crop(self, look: Look) -> Twin | None:
         """A picture that this one is a crop of, or that is a crop of this one."""
@@ -194,8 +202,8 @@ class Index:
         parts, count = self._parts[:, : len(self)], len(self)
         part_of, whole_of = np.full(count, 64, np.uint8), np.full(count, 64, np.uint8)
         for i in range(1, PARTS):
-            np.minimum(part_of, np.bitwise_count(parts[i] ^ look.parts[0]), out=part_of)
-            np.minimum(whole_of, np.bitwise_count(parts[0] ^ look.parts[i]), out=whole_of)
+            np.minimum(part_of, self._differing(parts[i], look.parts[0], 0), out=part_of)
+            np.minimum(whole_of, self._differing(parts[0], look.parts[i], 0), out=whole_of)
         bits = np.minimum(part_of, whole_of)
         near = np.flatnonzero(bits <= MOST_BITS)
         mean = look.thumb.mean((0, 1), dtype=np.float32)
@@ -222,6 +230,7 @@ class Index:
         self._names.append((mark.key, place))
 
     def _grow(self) -> None:
+        self._scratch, self._counts = np.empty(2 * len(self), np.uint64), np.empty((2, 2 * len(self)), np.uint8)
         for name in ("_hashes", "_turns", "_parts"):
             before = getattr(self, name)
             setattr(self, name, np.concatenate([before, np.empty_like(before)], axis=1))

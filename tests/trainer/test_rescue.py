@@ -20,7 +20,7 @@ from pipeline.contract.files import read_json
 from trainer import cli
 from trainer.config import HintOptions, OptimizerOptions, Save, TrainConfig, WatchOptions
 from trainer.run import run_training
-from trainer.run_folder import checkpoints, log_lines, open_run, read_config
+from trainer.run_folder import checkpoints, feeds_signed, log_lines, open_run, read_config
 from trainer.state.checkpoint import load_tensors
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "v084dc56"
@@ -191,3 +191,14 @@ def test_an_old_run_can_be_evaluated_and_not_continued(old: Path) -> None:
     for command in (config, TrainConfig(extend=Path("runs/old-a"), steps=6)):
         with pytest.raises(CnlabError, match=r"earlier controlnet-lab .* can be evaluated .* another --name"):
             run_training(command)
+
+
+def test_older_inpaint_runs_are_fed_as_they_were_trained(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step-0000001"
+    assert feeds_signed(checkpoint, "inpaint")  # anybody's ControlNet
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "summary.json").write_text("{}")
+    assert not feeds_signed(checkpoint, "inpaint")
+    (tmp_path / "summary.json").write_text('{"signed_hint": true}')
+    assert feeds_signed(checkpoint, "inpaint")
+    assert not feeds_signed(checkpoint, "canny")

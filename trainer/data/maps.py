@@ -11,26 +11,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.conditions.inpaint import signed_map
 from pipeline.contract.dataset import Triplets
 from pipeline.contract.files import atomic, read_json, write_json
 from pipeline.contract.identity import fingerprint
 from pipeline.contract.pictures import decode_image
 from trainer.data.cache import CHUNK, cache_folder, sole_writer
 from trainer.data.encode import rows_of
-
-SIGNED = frozenset({"inpaint"})  # conditions whose masked pixels, stored as (0, 0, 0), are -1 in the hint
+from trainer.run_folder import SIGNED
 
 
 def stored_hint(picture: NDArray[np.uint8], signed: bool = False) -> Tensor:
     """A stored map (H, W, 3) uint8 -> (1 or 3, H, W) as it travels to the device: one channel where all are equal.
 
-    ``signed``: int16 instead of uint8, with -255 in masked pixels, those of value (0, 0, 0): A1111, ComfyUI and
-    diffusers mark what is to be inpainted by -1 (``make_inpaint_condition`` of ControlNet 1.1's inpaint model).
+    ``signed``: `pipeline.conditions.inpaint.signed_map`.
     """
+    if signed:
+        return torch.from_numpy(np.ascontiguousarray(signed_map(picture).transpose(2, 0, 1)))
     grey = picture[..., :1]
     channels: NDArray[Any] = grey if (picture == grey).all() else picture
-    if signed:
-        channels = np.where((picture == 0).all(axis=-1, keepdims=True), np.int16(-255), channels.astype(np.int16))
     return torch.from_numpy(np.ascontiguousarray(channels.transpose(2, 0, 1)))
 
 

@@ -103,11 +103,12 @@ class Prior:
         if not self.xl:
             return {"states": text.unflatten(1, (length, -1))}
         pooled = self.text_encoders[1].config.projection_dim
-        ids = torch.tensor([size, size, 0, 0, size, size], dtype=text.dtype, device=text.device)
+        ids = text.new_full((len(text), 6), size)
+        ids[:, 2:4] = 0  # filled on the device: nothing waits for it
         return {
             "states": text[:, :-pooled].unflatten(1, (length, -1)),
             "pooled": text[:, -pooled:],
-            "time_ids": ids.expand(len(text), -1),
+            "time_ids": ids,
         }
 
     def pipeline(self, control: ControlNetModel) -> Any:

@@ -21,8 +21,9 @@ from pipeline.contract.pictures import Pictures, Tile, decode_image, picture_she
 from pipeline.fidelity import annotator_of, main_measure, other_samples, score
 from trainer.config import Watch
 from trainer.data.encode import on_device
-from trainer.data.maps import SIGNED, hints_of
+from trainer.data.maps import hints_of
 from trainer.nets.models import Prior
+from trainer.run_folder import SIGNED
 
 SAMPLE_SEED = 4_711
 PAINT_BATCH = 4  # pictures that are denoised together

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -295,3 +297,34 @@ def test_captions_that_are_cut_are_counted(prior: Prior) -> None:
     length = prior.tokenizers[0].model_max_length
     fits, longer = " ".join(["red"] * (length - 2)), " ".join(["red"] * (length - 1))
     assert captions_cut(prior, [fits, longer, "a cube", longer + " cube"]) == 2
+
+
+GROWTH = """
+import sys
+import numpy as np
+from pathlib import Path
+from types import SimpleNamespace
+from pipeline.contract.pictures import encode_png
+from trainer.data import maps
+
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+png = encode_png(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+maps.rows_of = lambda triplets, split, column, numbers: [{"bytes": png} for _ in numbers]
+triplets = SimpleNamespace(folder=Path(sys.argv[1]), fingerprint="f", condition="canny")
+sizes = []
+for count in (1_000, 20_000):
+    store = maps.map_store(triplets, "train", np.arange(count))
+    for i in range(0, count, 97):
+        store[i]
+    sizes.append(anonymous())
+print(*sizes)
+"""
+
+
+def test_private_memory_does_not_grow_with_the_number_of_maps(tmp_path: Path) -> None:
+    """20,000 maps of 12 KB are 250 MB, none of them private to a rank."""
+    ended = subprocess.run([sys.executable, "-c", GROWTH, str(tmp_path)], capture_output=True, text=True, check=True)
+    few, many = map(int, ended.stdout.split())
+    assert many < 1.1 * few
