@@ -90,15 +90,16 @@ def _unet(config: PriorConfig, made: Renders, clip_folder: Path, vae_folder: Pat
     autoencoder = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
     ids = clip.token_ids(tokenizer, made.captions)
+    every = np.arange(config.count)
     moments = RowCache(
         config.work / f"moments-{model_identity(str(vae_folder))[:12]}",
         (2 * autoencoder.config.latent_channels, IMAGE_SIZE // 8, IMAGE_SIZE // 8),
         config.count,
         "latents",
-    ).rows(np.arange(config.count), lambda rows: vae.encode_moments(autoencoder, made.images[rows]))
+    ).rows(every, lambda rows: vae.encode_moments(autoencoder, made.images[rows]))
     states = RowCache(
         config.work / f"states-{model_identity(str(clip_folder))[:12]}", (TOKENS, TEXT_WIDTH), config.count, "texts"
-    ).rows(np.arange(config.count), lambda rows: unet.encode_texts(encoder.text_model, ids[rows]))
+    ).rows(every, lambda rows: unet.encode_texts(encoder.text_model, ids[torch.from_numpy(rows)]))
     empty = unet.encode_texts(encoder.text_model, clip.token_ids(tokenizer, [""]))[0]
     model, task = unet.unet_task(moments, states, empty, autoencoder.config.scaling_factor, ranks)
     fit(task, config.work / "unet", ranks)
