@@ -66,8 +66,8 @@ class JudgeOptions:
     """Weights of the extractor that measures fidelity, where it has any (mlsd): a folder or a hub name."""
     evaluator: str = ""
     """Another extractor to run on pictures, e.g. a trained one for exact maps that came with the source."""
-    inception: Path | None = None
-    """torch-fidelity's Inception weights for a real FID; without them fd_lite0 and kid_lite0 are reported."""
+    features: str = "lite0"
+    """Features that distances are taken in: lite0, inception[:WEIGHTS], clip:NAME, torchvision:NAME, model:NAME."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from evaluation.config import EvalConfig
 from evaluation.generations import generate, load_painter, open_generated, order_for
-from evaluation.judges.features import Features, inception_extractor, lite0_extractor
+from evaluation.judges.features import Features
+from evaluation.judges.named import get_extractor
 from evaluation.metrics.intervals import Estimate, mean_interval
 from evaluation.metrics.normalised import normalised_score
 from evaluation.metrics.sets import copied_share, set_estimates, set_names
@@ -139,8 +140,7 @@ def prepare(config: EvalConfig) -> Evaluation:
     target = resolve(config)
     samples = EvalSet(target.dataset, target.conditions, config.images)
     device, options = pick_device(config.device), config.judges
-    weights = options.inception
-    extractor = lite0_extractor(device) if weights is None else inception_extractor(weights, device)
+    extractor = get_extractor(options.features, device)
     judges = Judges(resolve_clip(options.clip), extractor, device, options.condition_weights, options.evaluator)
     recipe = make_recipe(config.recipe.name, config.recipe.changes)
     recipe.strengths(max(len(target.controls), 1))

@@ -62,7 +62,7 @@ def inception_extractor(weights: Path, device: str = "cpu") -> Extractor:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     if not weights.is_file():
-        raise CnlabError(f"{weights} does not exist; --inception takes torch-fidelity's Inception weights (.pth)")
+        raise CnlabError(f"{weights} does not exist; inception: takes torch-fidelity's Inception weights (.pth)")
 
     @functools.cache
     def model() -> Any:
