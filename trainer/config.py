@@ -177,6 +177,7 @@ class TrainConfig:
     lr: float | None = None  # peak learning rate of AdamW
     prompt_drop: float | None = None  # share of prompts replaced by "", redrawn at every visit; open: by condition
     flip: bool = False  # mirror half of the pairs, redrawn at every visit; refused where a map tells left from right
+    flip_safe: tuple[str, ...] = ()  # conditions of maps brought along that may be mirrored with their images
     seed: int = 0  # of weights, order, noise, timesteps, dropping and flips
     precision: PrecisionOption = "fp32"  # of matrix products; auto: bf16 where the device has it; weights stay fp32
     engine: tuple[Engine, ...] = ("channels_last",)  # how it is computed

@@ -26,6 +26,7 @@ from trainer.data.cache import cache_folder, prune
 from trainer.data.items import Items, flip_safe, load_items
 from trainer.loop import Hooks, train
 from trainer.memory import architecture_of, plan, split_batch
+from trainer.nets.fit import check_init
 from trainer.nets.models import Prior, load_prior, model_identity
 from trainer.parallel import Ranks, launched
 from trainer.run_folder import (
@@ -89,8 +90,13 @@ def resolve(config: TrainConfig) -> tuple[Training, Triplets]:
     else:
         triplets = Triplets(config.dataset)
         training = config.resolved(triplets.condition)
-    if training.flip and not flip_safe(triplets.condition):
-        raise CnlabError(f"--flip: mirrored, a {triplets.condition} map is not the map of the mirrored image")
+    if training.flip and not flip_safe(triplets.condition) and triplets.condition not in config.flip_safe:
+        raise CnlabError(
+            f"--flip: mirrored, a {triplets.condition} map is not, or not known to be, the map of the mirrored image; "
+            f"leave --flip out, or add --flip-safe {triplets.condition} where it is"
+        )
+    if training.init:
+        check_init(training.init, training.model)
     return training, triplets
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.conditions import REGISTRY
 from pipeline.conditions.base import FLIP_UNSAFE
 from pipeline.contract.dataset import Triplets
 from trainer.data.encode import latent_moments, rows_of, subset_order, text_states
@@ -92,8 +93,8 @@ class Items:
 
 
 def flip_safe(condition: str) -> bool:
-    """Whether a mirrored map of this condition is the map of the mirrored image (not so for normals and poses)."""
-    return condition not in FLIP_UNSAFE
+    """Whether a mirrored map is the map of the mirrored image: not so for normals, poses and maps of unknown name."""
+    return condition in REGISTRY and condition not in FLIP_UNSAFE
 
 
 def load_items(  # noqa: PLR0913

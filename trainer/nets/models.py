@@ -144,6 +144,11 @@ def load_prior(name: str, device: torch.device) -> Prior:
         scheduler = DDPMScheduler.from_pretrained(where, subfolder="scheduler")
         kinds = {"": CLIPTextModel} | ({"_2": CLIPTextModelWithProjection} if xl else {})
         tokenizers = tuple(CLIPTokenizer.from_pretrained(where, subfolder=f"tokenizer{end}") for end in kinds)
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise CnlabError(
+                f"model {name!r}: its UNet takes {unet.config.in_channels} channels, its autoencoder gives "
+                f"{vae.config.latent_channels} (made for inpainting or editing?); take one that paints from text alone"
+            )
         encoders = tuple(
             kind.from_pretrained(where, subfolder=f"text_encoder{end}", dtype=torch.float32)
             for end, kind in kinds.items()
@@ -164,8 +169,7 @@ def load_pipeline(model: str, checkpoint: Path | None, dtype: torch.dtype) -> An
     common: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     try:
         xl = "text_encoder_2" in DiffusionPipeline.load_config(model)
-        if not xl:
-            common |= {"safety_checker": None, "requires_safety_checker": False}
+        common |= {"add_watermarker": False} if xl else {"safety_checker": None, "requires_safety_checker": False}
         if checkpoint is None:
             plain = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
             pipe: Any = plain.from_pretrained(model, **common)

@@ -1,0 +1,53 @@
+"""A ControlNet to start from is compared with the prior before anything is created."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+
+from pipeline.contract.errors import CnlabError
+from trainer.config import TrainConfig
+from trainer.data.items import flip_safe
+from trainer.nets.fit import check_init
+from trainer.nets.models import load_prior
+from trainer.run import run_training
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("cross_attention_dim", 24), ("block_out_channels", (16, 16, 32, 32)), ("in_channels", 9)]
+)
+def test_what_does_not_fit_is_named(
+    field: str, value: object, model_folder: Path, dataset: Path, tmp_path: Path
+) -> None:
+    config = dict(UNet2DConditionModel.load_config(model_folder, subfolder="unet"))
+    other = UNet2DConditionModel.from_config({**config, field: value})
+    ControlNetModel.from_unet(other, conditioning_embedding_out_channels=(8, 8, 8, 8)).save_pretrained(tmp_path / "net")
+    run = TrainConfig(dataset=dataset, model=str(model_folder), out=tmp_path / "runs", init=str(tmp_path / "net"))
+    with pytest.raises(CnlabError, match=field):
+        run_training(run)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_copy_of_the_prior_fits(model_folder: Path, tmp_path: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(model_folder, subfolder="unet")
+    ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 8, 8)).save_pretrained(tmp_path)
+    check_init(str(tmp_path), str(model_folder))
+
+
+def test_nine_channels_end_in_one_line(model_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(model_folder, tmp_path / "inpainting"))
+    config = dict(UNet2DConditionModel.load_config(folder, subfolder="unet"))
+    UNet2DConditionModel.from_config({**config, "in_channels": 9}).save_pretrained(folder / "unet")
+    with pytest.raises(CnlabError, match="takes 9 channels"):
+        load_prior(str(folder), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["dwpose", "normals", "densepose", "openpose"])
+def test_maps_of_unknown_name_are_not_mirrored(name: str) -> None:
+    assert not flip_safe(name)
+    assert flip_safe("canny")
