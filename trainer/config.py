@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+
+from tyro import conf
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
@@ -83,6 +85,16 @@ class Save:
 
     minutes: float = 0.0  # also when so many minutes have passed since the last one; 0: by steps alone
     keep: int = 2  # newest checkpoints that stay
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How samples are read."""
+
+    flip_safe: Annotated[
+        tuple[str, ...],
+        conf.arg(prefix_name=False, help="conditions of maps brought along that may be mirrored with their images"),
+    ] = ()
 
 
 @dataclass(frozen=True)
@@ -177,10 +189,10 @@ class TrainConfig:
     lr: float | None = None  # peak learning rate of AdamW
     prompt_drop: float | None = None  # share of prompts replaced by "", redrawn at every visit; open: by condition
     flip: bool = False  # mirror half of the pairs, redrawn at every visit; refused where a map tells left from right
-    flip_safe: tuple[str, ...] = ()  # conditions of maps brought along that may be mirrored with their images
     seed: int = 0  # of weights, order, noise, timesteps, dropping and flips
     precision: PrecisionOption = "fp32"  # of matrix products; auto: bf16 where the device has it; weights stay fp32
     engine: tuple[Engine, ...] = ("channels_last",)  # how it is computed
+    data: DataOptions = field(default_factory=DataOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     hint: HintOptions = field(default_factory=HintOptions)
     watch: WatchOptions = field(default_factory=WatchOptions)

@@ -90,7 +90,7 @@ def resolve(config: TrainConfig) -> tuple[Training, Triplets]:
     else:
         triplets = Triplets(config.dataset)
         training = config.resolved(triplets.condition)
-    if training.flip and not flip_safe(triplets.condition) and triplets.condition not in config.flip_safe:
+    if training.flip and not flip_safe(triplets.condition) and triplets.condition not in config.data.flip_safe:
         raise CnlabError(
             f"--flip: mirrored, a {triplets.condition} map is not, or not known to be, the map of the mirrored image; "
             f"leave --flip out, or add --flip-safe {triplets.condition} where it is"
