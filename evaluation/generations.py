@@ -23,7 +23,7 @@ from pipeline.contract.pictures import Picture, Pictures, read_picture, stack_im
 from trainer.run_folder import feeds_signed
 
 if TYPE_CHECKING:
-    from evaluation.sampling import Painter, Recipe, one_thread
+    from evaluation.sampling import Painter, Recipe
 
 REQUEST, MANIFEST = "request.json", "manifest.json"
 
@@ -86,6 +86,8 @@ def paint_block(order: Order, group: int, block: int) -> int:
     samples, size = order.eval_set(), order.recipe.block
     own = np.arange(block * size, min((block + 1) * size, len(samples)))
     painter = load_painter(order.model, order.controls, order.recipe, order.device)
+    from evaluation.sampling import one_thread  # torch, which readers do without
+
     with one_thread(order.device):
         pictures = painter(_prompts(order, own), _maps(order, own), _seeds(samples, own, group), samples.size)
     written = 0
