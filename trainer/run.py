@@ -260,19 +260,17 @@ def _fit(setup: Setup) -> tuple[Models, Items]:
     newest = newest if ranks.first else latest_checkpoint(place)
     start = models.trained.restore(newest) if newest else 0
     recorder = Recorder(setup.folder, start, training.steps, training.batch) if ranks.first else None
-    watcher = Watcher(training, setup.triplets, models, held_out, recorder) if recorder else None
-    hooks = _hooks(setup, models, recorder, watcher)
-    if start == 0:
-        hooks.validate(0)
-    elif watcher and watcher.verdict(start):  # killed between the last checkpoint and the summary
-        start = training.steps
-    try:
+    # closed before a failure may remove the folder: TensorBoard writes from a thread of its own
+    with contextlib.closing(recorder) if recorder else contextlib.nullcontext():
+        watcher = Watcher(training, setup.triplets, models, held_out, recorder) if recorder else None
+        hooks = _hooks(setup, models, recorder, watcher)
+        if start == 0:
+            hooks.validate(0)
+        elif watcher and watcher.verdict(start):  # killed between the last checkpoint and the summary
+            start = training.steps
         if not ranks.broadcast(start >= training.steps, device):
             batches = setup.batches(prior, items, start)
             train(models.denoiser, prior, models.trained, batches, training, start, hooks)
-    finally:
-        if recorder:
-            recorder.close()
     return models, items
 
 
