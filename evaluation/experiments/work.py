@@ -16,13 +16,12 @@ from typing import Any
 
 from evaluation.experiments.cells import Cell, Scoring
 from evaluation.experiments.table import records
-from pipeline.contract.errors import CnlabError
+from pipeline.contract.errors import CnlabError, FolderInUseError
 from pipeline.contract.identity import code_version
 from trainer.run_folder import Run, is_finished, open_run, read_convergence, read_validation
 
 Row = dict[str, Any]
 NUMBERS = ["value", "ci_low", "ci_high", "n"]
-IN_USE = "in use by another process"
 POLL = 2.0  # s between looks at a folder that somebody else works in
 
 
@@ -132,9 +131,8 @@ def _call(places: Places, module: str, arguments: list[str], log: Path) -> None:
             )
         if done.returncode == 0:
             return
-        last = _last_line(log)
-        if IN_USE not in last:
-            raise CnlabError(f"{last or f'exit status {done.returncode}'} (log: {log})")
+        if done.returncode != FolderInUseError.status:  # its text does not tell: whoever holds the folder logs here too
+            raise CnlabError(f"{_last_line(log) or f'exit status {done.returncode}'} (log: {log})")
         time.sleep(POLL)
 
 

@@ -8,7 +8,15 @@ from typing import NoReturn
 
 
 class CnlabError(Exception):
-    """Bad input, said in one line: what, where, how to mend. Command lines print it and exit with status 2."""
+    """Bad input, said in one line: what, where, how to mend. Command lines print it and exit with ``status``."""
+
+    status = 2
+
+
+class FolderInUseError(CnlabError):
+    """Another process works in the folder; whoever started this one may wait and try again."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def first_line(error: BaseException) -> str:
@@ -17,12 +25,12 @@ def first_line(error: BaseException) -> str:
 
 
 def run_cli(main: Callable[[], None]) -> NoReturn:
-    """Run a command line: CnlabError and full disks end in one line and status 2, Ctrl-C in status 130."""
+    """Run a command line: CnlabError and full disks end in one line and status 2 (75: folder in use), Ctrl-C in 130."""
     try:
         main()
     except CnlabError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(error.status) from None
     except OSError as error:
         print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.contract.errors import CnlabError
+from pipeline.contract.errors import CnlabError, FolderInUseError
 
 
 @contextlib.contextmanager
@@ -79,13 +79,13 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; a second one gets a CnlabError at once."""
+    """Hold ``folder`` for this process; a second one gets a FolderInUseError at once."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise CnlabError(f"{folder} is in use by another process; wait for it or choose another name") from error
+        raise FolderInUseError(f"{folder} is in use by another process; wait for it or choose another name") from error
     try:
         yield
     finally:

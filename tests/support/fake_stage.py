@@ -28,7 +28,7 @@ def stage(module: str, arguments: list[str]) -> None:
         lock.acquire(timeout=0)
     except Timeout:
         print(f"error: {folder} is in use by another process; wait for it or choose another name")
-        raise SystemExit(2) from None
+        raise SystemExit(75) from None
     if folder.name.startswith(os.environ.get("FAKE_BROKEN", "none")):
         print("loading\nerror: the loss is no number")
         raise SystemExit(2)
@@ -37,6 +37,9 @@ def stage(module: str, arguments: list[str]) -> None:
     with Path(os.environ["FAKE_LOG"]).open("a") as out:
         out.write(f"{folder.name}\n")
     if module == "pipeline.cli":
+        for percent in range(0, 100, 10):
+            print(f"build: {percent}%", end="\r", flush=True)
+            time.sleep(float(os.environ.get("FAKE_BUILD_SECONDS", "0")) / 10)
         (folder / "dataset.json").write_text("{}")
         return
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))

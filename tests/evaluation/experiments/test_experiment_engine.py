@@ -173,6 +173,15 @@ def test_a_cluster_gives_the_local_table(config: ExperimentConfig, size: Experim
     pd.testing.assert_frame_equal(*tables)
 
 
+def test_cells_wait_for_a_dataset_that_another_one_builds(
+    processes: ExperimentConfig, size: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder's progress lines in the shared log are no reason to give up."""
+    monkeypatch.setenv("FAKE_BUILD_SECONDS", "2")
+    run_experiment(size, replace(processes, seeds=1, forecast=False))
+    assert len(trained(processes)) == 3
+
+
 @pytest.mark.proof
 def test_a_killed_worker_has_no_cell_trained_twice(
     processes: ExperimentConfig, size: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
