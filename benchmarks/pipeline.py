@@ -36,7 +36,7 @@ from benchmarks.record import record, spread
 from pipeline.build.blocks import Block, build_block
 from pipeline.build.pool import ENVIRONMENT, open_pool, stream
 from pipeline.build.run import build
-from pipeline.build.sample import Recipe
+from pipeline.build.sample import SampleBuilder
 from pipeline.build.shards import write_shard
 from pipeline.config import DatasetConfig
 
@@ -148,16 +148,16 @@ def kernels(photos: Path, out: Path, core: int, half: int | None) -> None:
     os.sched_setaffinity(0, {core})
     cv2.setNumThreads(1)
     out.mkdir(parents=True, exist_ok=True)
-    config = DatasetConfig(**options(photos))
-    recipe = Recipe(config)
-    keys = sorted(recipe.source.keys())
-    recipe.take(keys[0], 0, "train")  # lazy imports
+    plan = DatasetConfig(**options(photos)).resolve()
+    builder = SampleBuilder(plan)
+    keys = sorted(builder.source.keys())
+    builder.build(keys[0], 0, "train")  # lazy imports
     began, cpu = time.perf_counter(), time.process_time()
     for first in range(0, len(keys), BLOCK):
         if half is None or first // BLOCK % 2 == half:
-            taken = [recipe.take(key, first, "train") for key in keys[first : first + BLOCK]]
+            taken = [builder.build(key, first, "train") for key in keys[first : first + BLOCK]]
             rows = [row for row, accepted in taken if accepted]
-            write_shard(out / f"{first}.parquet", rows, config.condition, ("floor", str(first)), [])
+            write_shard(out / f"{first}.parquet", rows, plan.condition, ("floor", str(first)), [])
     print(time.perf_counter() - began, time.process_time() - cpu)
 
 
@@ -293,10 +293,10 @@ def one(size: str) -> None:
     with tempfile.TemporaryDirectory() as place, Peak() as peak:
         config = DatasetConfig(size=size, eval_size=64, image_size=64, out=Path(place), duplicates="on",
                                threshold={"duplicate_bits": 0})  # fmt: skip
-        began = time.perf_counter()
+        plan, began = config.resolve(), time.perf_counter()
         build(config)
         took = time.perf_counter() - began
-    count = config.resolved_size + config.eval_size
+    count = plan.size + plan.eval_size
     record(
         f"tabletop {size} at 64 px: peak memory of the parent, of all processes, MB",
         f"{peak.parent:.0f}, {peak.total:.0f}",
@@ -318,13 +318,14 @@ def overhead() -> None:
     rates: dict[str, list[float]] = {"dask": [], "cold": [], "alone": []}
     with tempfile.TemporaryDirectory() as place:
         about = {"size": "4k", "eval_size": 256, "image_size": 64, "out": Path(place)}
-        dask, alone = DatasetConfig(**about, workers=1, name="dask"), DatasetConfig(**about, workers=0, name="alone")
+        dask = DatasetConfig(**about, workers=1, name="dask").resolve()
+        alone = DatasetConfig(**about, workers=0, name="alone").resolve()
         for _ in range(REPEATS):
             with _turn(), open_pool(dask) as worker, open_pool(alone) as here:
-                for name, pool, config in (("cold", worker, dask), ("alone", here, alone), ("dask", worker, dask)):
-                    shutil.rmtree(config.folder, ignore_errors=True)
+                for name, pool, plan in (("cold", worker, dask), ("alone", here, alone), ("dask", worker, dask)):
+                    shutil.rmtree(plan.folder, ignore_errors=True)
                     began = time.perf_counter()
-                    for _ in stream(pool, build_block, [(b, config, "x") for b in _blocks()]):
+                    for _ in stream(pool, build_block, [(b, plan, "x") for b in _blocks()]):
                         pass
                     rates[name].append(2048 / (time.perf_counter() - began))
     for name, said in (("dask", ""), ("cold", ", the worker's first blocks included")):

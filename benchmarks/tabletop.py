@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 
 from benchmarks.record import interleaved, record, spread
-from pipeline.build.sample import Recipe
+from pipeline.build.sample import SampleBuilder
 from pipeline.config import DatasetConfig
 from pipeline.tabletop import render, sample_scene
 
@@ -15,7 +15,7 @@ COUNT = 64
 def main() -> None:
     """Measure and record."""
     cv2.setNumThreads(1)
-    recipe = Recipe(DatasetConfig())
+    builder = SampleBuilder(DatasetConfig().resolve())
 
     def renders() -> int:
         for i in range(COUNT):
@@ -24,7 +24,7 @@ def main() -> None:
 
     def rows() -> int:
         for i in range(COUNT):
-            recipe.take(f"tabletop-1-{i:06d}", i, "train")
+            builder.build(f"tabletop-1-{i:06d}", i, "train")
         return COUNT
 
     rates = interleaved({"render": renders, "row": rows})

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.contract.dataset import Triplets
+from pipeline.contract.dataset import Triplets, shards_fingerprint
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.identity import fingerprint
 from pipeline.contract.pictures import Pictures, decode_image, stack_images
 from pipeline.fidelity import other_samples
 
@@ -27,8 +26,7 @@ def split_fingerprint(dataset: Triplets, split: str = "eval") -> str:
     what was trained on them is compared on the same pictures.
     """
     recorded = dataset.header.get("eval_fingerprint") if split == "eval" else None
-    shards = [s["sha256"] for s in dataset.header["shards"] if s["split"] == split]
-    return str(recorded or fingerprint(shards))
+    return str(recorded or shards_fingerprint(dataset.header["shards"], split))
 
 
 class EvalSet:

@@ -1,43 +1,39 @@
-"""``cnlab-dataset``: build a dataset of triplets, check it, write its card."""
+"""``cnlab-dataset``: build a dataset of triplets, check it, look at it, make others of it, carry it elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
+from tyro.extras import SubcommandApp
 
-from pipeline.build.verify import VerifyConfig, verify
-from pipeline.config import DatasetConfig
-from pipeline.contract.errors import CnlabError, run_cli
-from pipeline.contract.files import lock_folder, read_json
-from pipeline.exports.run import ExportConfig, run_export
-from pipeline.variants.damage import DamageConfig, run_damage
-from pipeline.variants.select import SelectConfig, run_select
+from pipeline.config import (
+    CardConfig,
+    DamageConfig,
+    DatasetConfig,
+    ExploreConfig,
+    ExportConfig,
+    SelectConfig,
+    VerifyConfig,
+)
+from pipeline.contract.errors import run_cli
+from pipeline.contract.files import lock_folder
+
+# Every import inside a function waits for it: the libraries behind them take seconds, and --help is to be quick.
+app = SubcommandApp()
+FLAT = tyro.conf.arg(name="")  # options are called --folder, not --config.folder
 
 
-@dataclass(frozen=True)
-class CardConfig:
-    """Write README.md (the hub's dataset card) and contact.png of a finished dataset anew."""
-
-    folder: Path  # data/NAME
-    license: str = ""  # of the images, e.g. cc-by-4.0; empty: as given to the build
-
-
-def _build(config: DatasetConfig) -> None:
+@app.command(name="build")
+def build(config: Annotated[DatasetConfig, FLAT]) -> None:
+    """Raw images to (image, caption, condition map) triplets."""
     if config.dry_run:
-        print(config)
+        print(config.resolve())
         print(f"would write {config.folder}")
         return
-    from pipeline.build.pool import prestart
+    from pipeline.build.run import build as run_build
 
-    if not (config.folder / "dataset.json").exists():
-        prestart(config)  # before the imports below: workers and this process get ready side by side
-    from pipeline.build.run import build
-
-    header = build(config)
+    header = run_build(config)
     counts, rejects = header["counts"], header["rejects"]
     reasons = ", ".join(f"{k} {v}" for k, v in rejects.items()) or "none"
     print(f"{config.folder}: {counts['train']} train, {counts['eval']} eval, rejected: {reasons}")
@@ -47,15 +43,23 @@ def _build(config: DatasetConfig) -> None:
         print(f"note: for {captions['filename']} samples no caption was found and the file name became it")
 
 
-def _card(config: CardConfig) -> None:
-    from pipeline.contract.dataset import HEADER
+@app.command(name="verify")
+def verify(config: Annotated[VerifyConfig, FLAT]) -> None:
+    """Compare every file of a finished dataset with its sha256; exit status 2 when something is damaged."""
+    from pipeline.build.verify import verify as run_verify
+
+    run_verify(config)
+
+
+@app.command(name="card")
+def card(config: Annotated[CardConfig, FLAT]) -> None:
+    """Write README.md (the hub's dataset card) and contact.png of a finished dataset anew."""
+    from pipeline.contract.dataset import Triplets
     from pipeline.report.card import write_card
     from pipeline.report.contact import write_contact
     from pipeline.report.croissant import write_croissant
 
-    if not (config.folder / HEADER).is_file():
-        raise CnlabError(f"{config.folder} is not a finished dataset (no {HEADER}); run cnlab-dataset build first")
-    header = read_json(config.folder / HEADER)
+    header = Triplets(config.folder).header
     with lock_folder(config.folder):
         write_contact(config.folder, header["shards"], tuple(header["conditions"]))
         header |= {"license": config.license} if config.license else {}
@@ -64,32 +68,41 @@ def _card(config: CardConfig) -> None:
     print(f"{config.folder / 'README.md'} written")
 
 
-Command = (
-    Annotated[DatasetConfig, tyro.conf.subcommand("build")]
-    | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
-    | Annotated[CardConfig, tyro.conf.subcommand("card")]
-    | Annotated[DamageConfig, tyro.conf.subcommand("damage")]
-    | Annotated[SelectConfig, tyro.conf.subcommand("select")]
-    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
-)
+@app.command(name="explore")
+def explore(config: Annotated[ExploreConfig, FLAT]) -> None:
+    """Write explore.html: a finished dataset's figures, and what other thresholds would take or lose."""
+    from pipeline.report.explore import explore as run_explore
+
+    run_explore(config)
 
 
-def _main() -> None:
-    command = tyro.cli(Command, prog="cnlab-dataset", description="Raw images to checked ControlNet triplets.")
-    run: dict[type, Callable[[Any], None]] = {
-        DatasetConfig: _build,
-        VerifyConfig: verify,
-        CardConfig: _card,
-        DamageConfig: run_damage,
-        SelectConfig: run_select,
-        ExportConfig: run_export,
-    }
-    run[type(command)](command)
+@app.command(name="damage")
+def damage(config: Annotated[DamageConfig, FLAT]) -> None:
+    """Damage a share of a dataset's training samples; the evaluation samples stay byte for byte."""
+    from pipeline.variants.damage import run_damage
+
+    run_damage(config)
+
+
+@app.command(name="select")
+def select(config: Annotated[SelectConfig, FLAT]) -> None:
+    """Put a dataset's training samples into the order of a selection; evaluation samples stay byte for byte."""
+    from pipeline.variants.select import run_select
+
+    run_select(config)
+
+
+@app.command(name="export")
+def export(config: Annotated[ExportConfig, FLAT]) -> None:
+    """Write a dataset in the layout of another trainer."""
+    from pipeline.exports.run import run_export
+
+    run_export(config)
 
 
 def main() -> None:
-    """Entry point."""
-    run_cli(_main)
+    """Entry point of the console script."""
+    run_cli(lambda: app.cli(prog="cnlab-dataset", description="Raw images to checked ControlNet triplets."))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from pipeline.build.pool import Pool
-from pipeline.config import DatasetConfig
-from pipeline.contract.dataset import FORMAT, HEADER, REJECT_COLUMNS, REJECTS, Shard, read_columns
+from pipeline.config import BuildPlan
+from pipeline.contract.dataset import FORMAT, HEADER, REJECT_COLUMNS, REJECTS, Shard, read_columns, shards_fingerprint
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic, write_json
 from pipeline.contract.identity import code_version, sha256_file
@@ -28,8 +29,11 @@ def write_rejects(folder: Path, shards: list[Shard]) -> dict[str, int]:
     counts: dict[str, int] = {}
     with atomic(folder / REJECTS) as temporary, pq.ParquetWriter(temporary, schema) as out:
         for shard in shards:
-            rejects = [{name: r[name] for name in REJECT_COLUMNS} for r in read_rejects(folder / shard.file)]
+            rejects: list[dict[str, Any]] = [
+                {n: r.get(n) for n in REJECT_COLUMNS} for r in read_rejects(folder / shard.file)
+            ]
             for reject in rejects:
+                reject["figures"] = reject["figures"] and json.dumps(reject["figures"], sort_keys=True)
                 counts[reject["reason"]] = counts.get(reject["reason"], 0) + 1
                 reject["thumbnail"] = reject["thumbnail"] and {"bytes": reject["thumbnail"], "path": None}
             if rejects:
@@ -38,44 +42,45 @@ def write_rejects(folder: Path, shards: list[Shard]) -> dict[str, int]:
 
 
 def seal(
-    config: DatasetConfig,
-    about: dict[str, Any],
-    identity: str,
+    plan: BuildPlan,
+    identity: dict[str, Any],
+    fingerprint: str,
     shards: list[Shard],
     pool: Pool,
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Check the counts, write rejects, contact sheet and card, and the header last."""
-    folder = config.folder
+    folder = plan.folder
     counts = {name: sum(s.rows for s in shards if s.split == name) for name in ("train", "eval")}
     pool.submit(write_rejects, folder, shards)
     reasons: dict[str, int] = pool.result()
-    _check_counts(config, counts, reasons)
+    _check_counts(plan, counts, reasons)
     files = [dataclasses.asdict(s) for s in sorted(shards, key=lambda s: (s.split != "train", s.file)) if s.rows]
     used = {s["file"] for s in files} | {REJECTS}
     for stray in folder.glob("*.parquet"):  # blocks without rows, or that turned out not to be needed
         if stray.name not in used:
             stray.unlink()
     for part in (_write_rejects_pages, _write_contact, _soft_leaks):
-        pool.submit(part, folder, files, config.condition)
-    from pipeline.report.card import write_card  # imported by `Job.run` meanwhile
+        pool.submit(part, folder, files, plan.condition)
+    from pipeline.report.card import write_card  # imports huggingface_hub: half a second
     from pipeline.report.croissant import write_croissant
 
     header = {
         "format": FORMAT,
         "name": folder.name,
-        "config": about,
-        "fingerprint": identity,
+        "config": identity,
+        "fingerprint": fingerprint,
         **code_version(),
         "counts": counts,
-        "conditions": list(config.condition),
-        "image_size": config.image_size,
-        "license": config.license,
+        "conditions": list(plan.condition),
+        "image_size": plan.image_size,
+        "license": plan.license,
         "rejects": reasons,
         "source_notes": list(notes),
         "caption_sources": _caption_sources(folder, files),
         "rejects_sha256": sha256_file(folder / REJECTS),
         "shards": files,
+        "eval_fingerprint": shards_fingerprint(files, "eval"),
         "tool_versions": _tool_versions(),
     }
     for _ in range(3):
@@ -86,16 +91,16 @@ def seal(
     return header
 
 
-def _check_counts(config: DatasetConfig, counts: dict[str, int], reasons: dict[str, int]) -> None:
+def _check_counts(plan: BuildPlan, counts: dict[str, int], reasons: dict[str, int]) -> None:
     if not counts["train"] or not counts["eval"]:
-        said = ", ".join(f"{k} {v}" for k, v in reasons.items()) or "none rejected"
+        why = ", ".join(f"{k} {v}" for k, v in reasons.items()) or "none rejected"
         raise CnlabError(
-            f"{config.folder}: {counts['train']} train and {counts['eval']} eval samples are left ({said}); "
+            f"{plan.folder}: {counts['train']} train and {counts['eval']} eval samples are left ({why}); "
             "both must have some: add images, raise --eval-share or relax the thresholds"
         )
-    for name, wanted in (("train", config.resolved_size), ("eval", config.eval_size)):
-        if counts[name] < wanted:
-            print(f"note: {name} has {counts[name]} samples, {wanted} were asked for; the source has no more")
+    for name, count in (("train", plan.size), ("eval", plan.eval_size)):
+        if counts[name] < count:
+            print(f"note: {name} has {counts[name]} samples, {count} were asked for; the source has no more")
 
 
 def _caption_sources(folder: Path, files: list[dict[str, Any]]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from pipeline.config import DatasetConfig
+from pipeline.config import BuildPlan
 from pipeline.contract.errors import CnlabError
 
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -62,7 +62,7 @@ class Pool(Protocol):
         """What a finished call returned; waits for one. Raises what the call raised."""
 
 
-class Here:
+class LocalPool:
     """Calls in this process, one after the other."""
 
     width = 1
@@ -80,7 +80,7 @@ class Here:
         return function(*arguments)
 
 
-class Workers:
+class DaskPool:
     """Calls by the workers of a Dask client."""
 
     def __init__(self, client: Any) -> None:
@@ -116,20 +116,23 @@ def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def stream(pool: Pool, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     """Call ``function`` on each of ``arguments``, never more than the pool's width at once; results as finished."""
-    flying = 0
+    in_flight = 0
     for each in arguments:
         pool.submit(function, *each)
-        flying += 1
-        while flying >= pool.width:
+        in_flight += 1
+        while in_flight >= pool.width:
             yield pool.result()
-            flying -= 1
-    for _ in range(flying):
+            in_flight -= 1
+    for _ in range(in_flight):
         yield pool.result()
 
 
-def prestart(config: DatasetConfig) -> None:
-    """Start importing what workers need now, in the process that they will be forked from, while this one goes on."""
-    if not config.workers or config.scheduler or METHOD != "forkserver":
+def _start_forkserver() -> None:
+    """Import what workers need once, in the process that they are forked from."""
+    import distributed.utils
+
+    distributed.utils._forkserver_preload_set = True  # or Dask preloads pandas and more into every worker
+    if METHOD != "forkserver":
         return
     from multiprocessing import forkserver
 
@@ -155,38 +158,36 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_pool(config: DatasetConfig) -> Iterator[Pool]:
-    """The pool that ``config`` asks for. Raises CnlabError when its scheduler does not answer."""
-    if not config.workers and not config.scheduler:
-        yield Here()
+def open_pool(plan: BuildPlan) -> Iterator[Pool]:
+    """The pool that ``plan`` asks for. Raises CnlabError when its scheduler does not answer."""
+    if not plan.workers and not plan.scheduler:
+        yield LocalPool()
         return
-    with dask_client(config) as client:
+    with dask_client(plan) as client:
         hint = "" if find_spec("bokeh") else " (its pages need the package bokeh)"
         print(f"Dask dashboard: {client.dashboard_link}{hint}", flush=True)
-        yield Workers(client)
+        yield DaskPool(client)
 
 
 @contextlib.contextmanager
-def dask_client(config: DatasetConfig) -> Iterator[Any]:
+def dask_client(plan: BuildPlan) -> Iterator[Any]:
     """A client of the given scheduler, or of a local cluster of ``workers`` single-threaded processes."""
     import dask
-    import distributed.utils
     from distributed import Client, LocalCluster
 
-    if config.scheduler:
+    if plan.scheduler:
         try:
-            with Client(config.scheduler, timeout="10s") as client:
+            with Client(plan.scheduler, timeout="10s") as client:
                 yield client
         except (OSError, TimeoutError) as error:
-            raise CnlabError(f"no Dask scheduler answers at {config.scheduler}: {error}") from error
+            raise CnlabError(f"no Dask scheduler answers at {plan.scheduler}: {error}") from error
         return
-    prestart(config)
-    distributed.utils._forkserver_preload_set = True  # it would import pandas and more, here and there
+    _start_forkserver()
     with (
         dask.config.set(DASK),
         _environment(ENVIRONMENT),  # nannies set it for good
         LocalCluster(
-            n_workers=config.workers,
+            n_workers=plan.workers,
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,

@@ -23,18 +23,18 @@ BLOCK_KEY, FINGERPRINT_KEY, REJECTS_KEY = b"cnlab_block", b"cnlab_fingerprint", 
 
 
 def write_shard(
-    path: Path, rows: list[dict[str, Any]], conditions: tuple[str, ...], identity: tuple[str, str], rejects: list[Any]
+    path: Path, rows: list[dict[str, Any]], conditions: tuple[str, ...], origin: tuple[str, str], rejects: list[Any]
 ) -> None:
-    """Write one shard atomically. ``identity`` is (fingerprint, block name); ``rejects`` ride along in the schema."""
-    write_table(path, pa.Table.from_pylist(rows, schema=shard_schema(conditions)), identity, rejects)
+    """Write one shard atomically. ``origin`` is (fingerprint, block name); ``rejects`` ride along in the schema."""
+    write_table(path, pa.Table.from_pylist(rows, schema=shard_schema(conditions)), origin, rejects)
 
 
-def write_table(path: Path, table: pa.Table, identity: tuple[str, str], rejects: list[Any]) -> None:
+def write_table(path: Path, table: pa.Table, origin: tuple[str, str], rejects: list[Any]) -> None:
     """`write_shard` of rows that are a table already, with the schema of `shard_schema`."""
     metadata = {
         **(table.schema.metadata or {}),
-        FINGERPRINT_KEY: identity[0].encode(),
-        BLOCK_KEY: identity[1].encode(),
+        FINGERPRINT_KEY: origin[0].encode(),
+        BLOCK_KEY: origin[1].encode(),
         REJECTS_KEY: json.dumps(rejects, default=lambda b: base64.b85encode(b).decode()).encode(),
     }
     with atomic(path) as temporary:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.build.run import build, source_identity
+from pipeline.config import DatasetConfig, VerifyConfig
 from pipeline.contract.dataset import BEFORE, CLAIM, HEADER, REJECTS, read_header
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder, read_json
@@ -13,20 +14,11 @@ from pipeline.contract.identity import sha256_file
 from pipeline.sources.columns import ReadConfig
 
 
-@dataclass(frozen=True)
-class VerifyConfig:
-    """Compare every file of a finished dataset with its sha256; exit status 2 when something is damaged."""
-
-    folder: Path  # data/NAME
-    repair: bool = False  # build the damaged and missing shards again, and nothing else
-    source: str = ""  # where the source is now, if it has moved since the build
-
-
 def damaged_files(folder: Path) -> list[str]:
     """Names of shards (and the table of rejects) that are missing or differ from the header's sha256."""
     header = read_header(folder)
-    wanted = {s["file"]: s["sha256"] for s in header["shards"]} | {REJECTS: header["rejects_sha256"]}
-    return [name for name, sha in wanted.items() if not _matches(folder / name, sha)]
+    sums = {s["file"]: s["sha256"] for s in header["shards"]} | {REJECTS: header["rejects_sha256"]}
+    return [name for name, sha in sums.items() if not _matches(folder / name, sha)]
 
 
 def _matches(path: Path, sha256: str) -> bool:
@@ -39,10 +31,8 @@ def repair(folder: Path, damaged: list[str], source: str = "") -> dict[str, Any]
     The header steps aside first, so a repair that is interrupted leaves an unfinished build, which the same repair or
     the build's own command finish. Raises CnlabError when the claim is missing or the source has changed.
     """
-    from pipeline.build.run import build, source_identity
-
     before, config = read_header(folder), restored_config(folder, source)
-    if source_identity(config)[1] != before["fingerprint"]:
+    if source_identity(config.resolve())[1] != before["fingerprint"]:
         raise CnlabError(f"{config.source} has changed since {folder} was built; build under a new NAME instead")
     with lock_folder(folder):
         if (folder / HEADER).exists():
@@ -60,10 +50,8 @@ def repair(folder: Path, damaged: list[str], source: str = "") -> dict[str, Any]
     return after
 
 
-def restored_config(folder: Path, source: str = "") -> Any:
-    """The config that built ``folder``, from its claim; ``source`` replaces a source that has moved."""
-    from pipeline.config import DatasetConfig
-
+def restored_config(folder: Path, source: str = "") -> DatasetConfig:
+    """The options that built ``folder``, from its claim; ``source`` replaces a source that has moved."""
     claim = folder / CLAIM
     if not claim.is_file():
         raise CnlabError(f"{claim} is missing, so the build's options are unknown; run the build's own command")
@@ -82,9 +70,9 @@ def verify(config: VerifyConfig) -> None:
     if not damaged and (config.folder / HEADER).exists():
         print(f"{config.folder}: {count} files, all as built")
         return
-    said = f"{len(damaged)} of {count} files are missing or damaged: {', '.join(damaged) or 'the header'}"
+    verdict = f"{len(damaged)} of {count} files are missing or damaged: {', '.join(damaged) or 'the header'}"
     if not config.repair:
-        raise CnlabError(f"{config.folder}: {said}; repair with cnlab-dataset verify --repair")
-    print(f"{config.folder}: {said}; building them again")
+        raise CnlabError(f"{config.folder}: {verdict}; repair with cnlab-dataset verify --repair")
+    print(f"{config.folder}: {verdict}; building them again")
     repair(config.folder, damaged, config.source)
     print(f"{config.folder}: repaired, all sums as before")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
-from pipeline.contract.identity import sha256_file
+from pipeline.contract.identity import fingerprint, sha256_file
 
 FORMAT = 2  # of the folder's layout; raised when old folders can no longer be read
 HEADER = "dataset.json"
@@ -20,7 +20,7 @@ BEFORE = f".{HEADER}.before"  # the header while a repair is under way
 CLAIM = ".build.json"  # whose folder this is, and the options to make it again
 LEDGER = ".shards.jsonl"  # sha256 of each finished shard
 REJECTS = "rejects.parquet"
-REJECT_COLUMNS = ("key", "rank", "split", "reason", "detail", "thumbnail")
+REJECT_COLUMNS = ("key", "rank", "split", "reason", "detail", "thumbnail", "figures")
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class Triplets:
         Raises CnlabError when there are fewer.
         """
         have = self.count(split)
-        wanted = have if count is None else count
-        if wanted > have:
-            raise CnlabError(f"{self.folder} has {have} {split} samples, {wanted} were asked for")
-        return self.rows(split, columns, 0, wanted)
+        end = have if count is None else count
+        if end > have:
+            raise CnlabError(f"{self.folder} has {have} {split} samples, {end} were asked for")
+        return self.rows(split, columns, 0, end)
 
     def count(self, split: str) -> int:
         """Number of rows of a split."""
@@ -108,6 +108,11 @@ class Triplets:
             raise CnlabError(f"{self.folder} has {start} {split} samples, sample {indices[order[done]]} was asked for")
         places = sorted(range(len(order)), key=lambda i: order[i])
         return pa.concat_tables(parts).take(places)
+
+
+def shards_fingerprint(shards: list[dict[str, Any]], split: str) -> str:
+    """By which later stages recognise a split wherever it stands: the sums of its shards."""
+    return fingerprint([s["sha256"] for s in shards if s["split"] == split])
 
 
 def first_rows(folder: Path, shards: list[dict[str, Any]], split: str, count: int, columns: list[str]) -> list[Any]:

@@ -21,8 +21,8 @@ def hub_schema(columns: dict[str, pa.DataType]) -> pa.Schema:
     kinds = {
         n: {"_type": "Image"} if t == IMAGE else {"dtype": DTYPES[t], "_type": "Value"} for n, t in columns.items()
     }
-    about = {"info": {"features": kinds}}
-    return pa.schema(list(columns.items()), metadata={"huggingface": json.dumps(about)})
+    metadata = {"info": {"features": kinds}}
+    return pa.schema(list(columns.items()), metadata={"huggingface": json.dumps(metadata)})
 
 
 def shard_schema(conditions: tuple[str, ...]) -> pa.Schema:

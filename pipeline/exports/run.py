@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline.build.schedule import Ledger
+from pipeline.config import ExportConfig
 from pipeline.contract.dataset import Shard, Triplets, read_columns
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder, remove_parts, write_json
@@ -23,17 +23,6 @@ HEADER, CLAIM, LEDGER = "export.json", ".export.json", ".export.jsonl"
 RULES = 1  # raised when a layout is written in another way than before
 
 
-@dataclass(frozen=True)
-class ExportConfig:
-    """Write a dataset in the layout of another trainer."""
-
-    folder: Path  # data/NAME, a finished dataset
-    to: Literal["imagefolder", "webdataset", "kohya", "simpletuner"]
-    out: Path | None = None  # folder to write to; default: exports/NAME-LAYOUT
-    condition: str = ""  # the map to pair pictures with; empty: the first (webdataset: all)
-    size: str = ""  # so many training samples, e.g. 5k; empty: all
-
-
 def export(config: ExportConfig) -> Path:
     """Write the export (or go on writing it); returns its folder. Raises CnlabError."""
     triplets, layout = Triplets(config.folder), LAYOUTS[config.to]
@@ -42,22 +31,28 @@ def export(config: ExportConfig) -> Path:
     if size > triplets.count("train"):
         raise CnlabError(f"{config.folder} has {triplets.count('train')} training samples, --size asks for {size}")
     folder = config.out or Path("exports") / f"{triplets.folder.resolve().name}-{config.to}"
-    recipe = {"dataset": triplets.fingerprint, "to": config.to, "conditions": conditions, "size": size, "rules": RULES}
-    identity = fingerprint(recipe)
+    identity = {
+        "dataset": triplets.fingerprint,
+        "to": config.to,
+        "conditions": conditions,
+        "size": size,
+        "rules": RULES,
+    }
+    sha256 = fingerprint(identity)
     with lock_folder(folder):
-        if check_fingerprint(folder / HEADER, identity):
+        if check_fingerprint(folder / HEADER, sha256):
             print(f"{folder} is complete")
             return folder
-        if not check_fingerprint(folder / CLAIM, identity):
+        if not check_fingerprint(folder / CLAIM, sha256):
             if stray := sorted(p.name for p in folder.iterdir() if p.name != ".lock"):
                 raise CnlabError(f"{folder} holds other files ({stray[0]}); give another --out")
-            write_json(folder / CLAIM, {"fingerprint": identity})
+            write_json(folder / CLAIM, {"fingerprint": sha256})
         remove_parts(folder)
         triplets.verify()
         index = _write_shards(triplets, config, conditions, size, folder)
         layout.finish(Finished(folder, folder.resolve().name, triplets.header["image_size"], conditions, index))
         counts = {split: len(table) for split, table in index.items()}
-        write_json(folder / HEADER, {**recipe, "fingerprint": identity, "counts": counts, **code_version()})
+        write_json(folder / HEADER, {**identity, "fingerprint": sha256, "counts": counts, **code_version()})
     return folder
 
 
@@ -77,20 +72,20 @@ def _write_shards(
     ledger, index, layout = Ledger(folder / LEDGER), {}, LAYOUTS[config.to]
     shards = triplets.header["shards"]
     for split in ("train", "eval"):
-        wanted = size if split == "train" else triplets.count(split)
+        count = size if split == "train" else triplets.count(split)
         starts, first = [], 0
         for shard in (s for s in shards if s["split"] == split):
-            if first < wanted:
-                starts.append((shard, first, min(shard["rows"], wanted - first)))
+            if first < count:
+                starts.append((shard, first, min(shard["rows"], count - first)))
             first += shard["rows"]
         for number, (shard, start, rows) in enumerate(
             tqdm(starts, desc=f"export {split}", unit="shard", mininterval=1)
         ):
-            if ledger.known.get(shard["file"]) != shard["sha256"]:
+            if ledger.sums.get(shard["file"]) != shard["sha256"]:
                 table = pq.read_table(triplets.folder / shard["file"]).slice(0, rows)
                 layout.write(folder, split, number, items_of(table, start, conditions), conditions)
                 ledger.add(Shard(**{name: shard[name] for name in ("file", "split", "rows", "sha256")}))
-        index[split] = _index(triplets, split, wanted, {s["file"] for s, _, _ in starts})
+        index[split] = _index(triplets, split, count, {s["file"] for s, _, _ in starts})
     return index
 
 

@@ -98,8 +98,8 @@ class Sample:
 
     def extract(self, condition: str, params: Params, image: Picture) -> None:
         """Replace a map by the one that ``params`` make of ``image``."""
-        made = get_condition(condition).extract(image, params)
-        self.set_map(condition, safe_quantise(made) if params.get("safe") else made)
+        picture = get_condition(condition).extract(image, params)
+        self.set_map(condition, safe_quantise(picture) if params.get("safe") else picture)
         self.row[f"{condition}_params"] = json.dumps(params, sort_keys=True)
 
     def map(self, condition: str) -> Picture:
@@ -111,11 +111,11 @@ class Sample:
         with Image.open(io.BytesIO(self.row[condition]["bytes"])) as picture:
             return picture.mode == "1"
 
-    def set_map(self, condition: str, made: Picture) -> None:
+    def set_map(self, condition: str, picture: Picture) -> None:
         """Store (S, S) or (S, S, 3) uint8 with as many channels and bits as the map before."""
-        with Image.open(io.BytesIO(self.row[condition]["bytes"])) as picture:
-            mode = picture.mode
-        plain = made[..., 0] if made.ndim == 3 and mode in ("1", "L") else made
+        with Image.open(io.BytesIO(self.row[condition]["bytes"])) as before:
+            mode = before.mode
+        plain = picture[..., 0] if picture.ndim == 3 and mode in ("1", "L") else picture
         self.set_map_bytes(condition, encode_png(np.ascontiguousarray(plain), binary=mode == "1"))
 
     def set_map_bytes(self, condition: str, data: bytes) -> None:

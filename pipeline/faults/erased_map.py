@@ -27,7 +27,7 @@ class ErasedMap(AnySet):
         if not first[top : top + high, left : left + wide].any():
             return None
         for name in sample.conditions:
-            made = sample.map(name)
-            made[top : top + high, left : left + wide] = 0
-            sample.set_map(name, made)
+            erased = sample.map(name)
+            erased[top : top + high, left : left + wide] = 0
+            sample.set_map(name, erased)
         return {"top": top, "left": left, "height": high, "width": wide}

@@ -19,12 +19,12 @@ class NoisyMap(AnySet):
     def apply(self, sample: Sample, rng: np.random.Generator, near: Neighbours) -> Params | None:
         """See `Fault`."""
         for name in sample.conditions:
-            made = sample.map(name)
+            picture = sample.map(name)
             if sample.is_binary(name):
-                lit = made[..., 0] > 127
+                lit = picture[..., 0] > 127
                 flip = rng.random(lit.shape) < np.where(lit, MISSED, FALSE)
                 noisy = np.where(lit ^ flip, 255, 0)
             else:
-                noisy = np.clip(np.rint(made + rng.normal(0, SIGMA, (*made.shape[:2], 1))), 0, 255)
+                noisy = np.clip(np.rint(picture + rng.normal(0, SIGMA, (*picture.shape[:2], 1))), 0, 255)
             sample.set_map(name, noisy.astype(np.uint8))
         return {}

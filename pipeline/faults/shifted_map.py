@@ -23,8 +23,8 @@ class ShiftedMap(AnySet):
         angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*DISTANCE) * side
         right, down = (round(length * f(angle)) for f in (np.cos, np.sin))
         for name in sample.conditions:
-            made, far = sample.map(name), max(abs(right), abs(down))
+            shifted, far = sample.map(name), max(abs(right), abs(down))
             padding = {"mode": "constant"} if sample.is_binary(name) else {"mode": "edge"}
-            wide = np.pad(made, ((far, far), (far, far), (0, 0)), **padding)  # type: ignore[call-overload]
+            wide = np.pad(shifted, ((far, far), (far, far), (0, 0)), **padding)  # type: ignore[call-overload]
             sample.set_map(name, wide[far - down : far - down + side, far - right : far - right + side])
         return {"right": int(right), "down": int(down)}

@@ -80,17 +80,17 @@ def _parameters(columns: pa.Table, conditions: list[str]) -> str:
     """What was drawn for each condition: the range of numbers, the names of anything else."""
     rows = []
     for condition in conditions:
-        drawn: dict[str, Drawn] = {}
+        values: dict[str, Values] = {}
         for chunk in columns[f"{condition}_params"].chunks:
             for params in map(json.loads, chunk.to_pylist()):
                 for name, value in params.items():
-                    drawn.setdefault(name, Drawn()).add(value)
-        said = [f"{name} {values}" for name, values in sorted(drawn.items())]
-        rows.append([f"`{condition}`", "; ".join(said) or "none"])
+                    values.setdefault(name, Values()).add(value)
+        described = [f"{name} {taken}" for name, taken in sorted(values.items())]
+        rows.append([f"`{condition}`", "; ".join(described) or "none"])
     return markdown_table(["condition", "parameters drawn, from ... to"], rows)
 
 
-class Drawn:
+class Values:
     """The values that one parameter took: their range if they are numbers, else the commonest."""
 
     def __init__(self) -> None:
@@ -105,8 +105,8 @@ class Drawn:
             self.names[str(value)] += 1
 
     def __str__(self) -> str:
-        said = [f"{self.low:g} ... {self.high:g}"] if self.low <= self.high else []
-        return ", ".join(said + [f"{for_markdown(k)} ({n})" for k, n in self.names.most_common(4)])
+        numbers = [f"{self.low:g} ... {self.high:g}"] if self.low <= self.high else []
+        return ", ".join(numbers + [f"{for_markdown(k)} ({n})" for k, n in self.names.most_common(4)])
 
 
 def _figures(columns: pa.Table) -> str:
@@ -120,11 +120,11 @@ def _figures(columns: pa.Table) -> str:
 def _leak(header: dict[str, Any]) -> str:
     if not header["soft_map_leak"]:
         return ""
-    said = [
-        f"`{name}` R² {found['r2']:.2f} [{found['ci_low']:.2f}, {found['ci_high']:.2f}] over {found['n']} maps"
-        for name, found in header["soft_map_leak"].items()
+    leaks = [
+        f"`{name}` R² {leak['r2']:.2f} [{leak['ci_low']:.2f}, {leak['ci_high']:.2f}] over {leak['n']} maps"
+        for name, leak in header["soft_map_leak"].items()
     ]
-    return " How much of the grey image a linear reader recovers from soft maps: " + "; ".join(said) + "."
+    return " How much of the grey image a linear reader recovers from soft maps: " + "; ".join(leaks) + "."
 
 
 def _front_matter(header: dict[str, Any]) -> str:
@@ -146,32 +146,34 @@ def _front_matter(header: dict[str, Any]) -> str:
 
 def write_card(folder: Path, header: dict[str, Any]) -> None:
     """Write README.md from the header and the shards."""
-    conditions, about = header["conditions"], header["config"]
+    conditions, identity = header["conditions"], header["config"]
     names = ["caption_source", *FIGURES, *(f"{c}_params" for c in conditions)]
     columns = read_columns(folder, header["shards"], "train", names)
     captions = Counter(columns["caption_source"].to_pylist()).most_common()
-    near = f"near copies (up to {about['limits']['duplicate_bits']:g} of 256 hash bits apart)"
+    near = f"near copies (up to {identity['limits']['duplicate_bits']:g} of 256 hash bits apart)"
     duplicates = f"No kept image is a copy of another: exact copies and {near} are rejected, across the splits too."
     taken = sum(header["counts"].values())
     text = BODY.format(
         name=header["name"],
         conditions=", ".join(conditions),
         size=header["image_size"],
-        source=about["source"],
+        source=identity["source"],
         license=for_markdown(header["license"]),
-        seed=about["seed"],
+        seed=identity["seed"],
         captions=", ".join(f"{k or 'none'} {n}" for k, n in captions),
         fingerprint=header["fingerprint"],
         version=header["version"],
         commit=header["commit"],
-        duplicates=duplicates if about["duplicates"] == "on" else "Duplicates were not looked for.",
+        duplicates=duplicates if identity["duplicates"] == "on" else "Duplicates were not looked for.",
         candidates=format_size(taken + sum(header["rejects"].values())),
         taken=format_size(taken),
         rejects=markdown_table(["reason", "count"], [[k, str(n)] for k, n in header["rejects"].items()])
         if header["rejects"]
         else "None.",
-        screen=about["screen"],
-        limits=", ".join(f"{k} {'off' if v == OFF.get(k) else f'{v:g}'}" for k, v in sorted(about["limits"].items())),
+        screen=identity["screen"],
+        limits=", ".join(
+            f"{k} {'off' if v == OFF.get(k) else f'{v:g}'}" for k, v in sorted(identity["limits"].items())
+        ),
         parameters=_parameters(columns, conditions),
         leak=_leak(header),
         figures=_figures(columns),

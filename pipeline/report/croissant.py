@@ -49,7 +49,7 @@ def write_croissant(folder: Path, header: dict[str, Any]) -> None:
         for shard in shards
     ]
     counts = header["counts"]
-    about = {
+    metadata = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "name": header["name"],
@@ -65,7 +65,7 @@ def write_croissant(folder: Path, header: dict[str, Any]) -> None:
         "distribution": [*files, *(_file_set(split, shards) for split in counts)],
         "recordSet": [_record_set(folder, split, shards) for split in counts],
     }
-    write_json(folder / CROISSANT, about)
+    write_json(folder / CROISSANT, metadata)
 
 
 def _file_set(split: str, shards: list[dict[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ SAMPLES = 48
 
 def soft_leaks(folder: Path, shards: list[dict[str, Any]], conditions: tuple[str, ...]) -> dict[str, Any]:
     """Condition -> ``{r2, ci_low, ci_high, n}`` for every soft one (`pipeline.screen.leak`)."""
-    found = {}
+    leaks = {}
     for name in conditions:
         if name not in REGISTRY or not get_condition(name).soft:
             continue
@@ -28,5 +28,5 @@ def soft_leaks(folder: Path, shards: list[dict[str, Any]], conditions: tuple[str
         maps = np.stack([decode_image(row[name]["bytes"])[..., 0] for row in rows])
         report = leak(images, maps)
         low, high = report.interval
-        found[name] = {"r2": report.r2, "ci_low": low, "ci_high": high, "n": report.n}
-    return found
+        leaks[name] = {"r2": report.r2, "ci_low": low, "ci_high": high, "n": report.n}
+    return leaks

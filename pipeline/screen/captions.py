@@ -30,6 +30,12 @@ def screen_caption(text: str, limits: Mapping[str, float]) -> None:
         raise Rejected("caption_not_text", f"{why}: {text[:80]!r}")
 
 
+def letter_share(text: str) -> float:
+    """Share of letters among the characters of a text (not empty) that are no blanks."""
+    solid = [c for c in text if not c.isspace()]
+    return sum(c.isalpha() for c in solid) / len(solid)
+
+
 def _not_text(text: str, min_letters: float) -> str:
     """Why ``text`` is no caption, or an empty string."""
     for pattern, why in ((FILE_NAME, "a file name"), (HEX, "a hash"), (URL, "an address")):
@@ -39,9 +45,7 @@ def _not_text(text: str, min_letters: float) -> str:
         return "broken encoding"
     if MARKUP.search(text):
         return "markup"
-    solid = [c for c in text if not c.isspace()]
-    letters = sum(c.isalpha() for c in solid) / len(solid)
-    if letters < min_letters:
+    if (letters := letter_share(text)) < min_letters:
         return f"{letters:.2f} letters"
     words = text.lower().split()
     if len(words) >= 6 and len(set(words)) <= len(words) // 3:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tabletop.floors import floor_color
-from pipeline.tabletop.scene import COLORS, FIELD_OF_VIEW, LOOK_AT, SHAPES, Scene, Thing, camera_axes
+from pipeline.tabletop.scene import COLORS, FIELD_OF_VIEW, LOOK_AT, SHAPES, Scene, Solid, camera_axes
 from pipeline.tabletop.shapes import INF, INTERSECT, Array, dot
 
 FAR = np.float32(14.0)  # where the floor has faded into the wall, world units
@@ -34,7 +34,7 @@ class Render:
     depth    (S, S) float32, camera-space z in world units, FAR on the wall
     normal   (S, S, 3) float32 unit, camera space: x right, y up, z towards the viewer; 0 on the wall
     segment  (S, S) uint8: 0 wall, 1 floor, 2 + index into SHAPES
-    instance (S, S) uint8: 0 wall, 1 floor, 2 + index into ``Scene.things``
+    instance (S, S) uint8: 0 wall, 1 floor, 2 + index into ``Scene.solids``
     """
 
     image: NDArray[np.uint8]
@@ -62,34 +62,34 @@ def _camera(scene: Scene, width: int) -> _Camera:
     return _Camera(LOOK_AT + axes[2] * np.float32(scene.distance), axes, axes.T @ local, width)
 
 
-def _centre(thing: Thing) -> Array:
-    return np.array([thing.x, thing.y, thing.height], np.float32)
+def _centre(solid: Solid) -> Array:
+    return np.array([solid.x, solid.y, solid.height], np.float32)
 
 
-def _bound(thing: Thing) -> float:
-    wide = np.sqrt(2.0) * thing.extent if thing.shape in ("cube", "pyramid") else thing.extent
-    return float(thing.extent if thing.shape == "sphere" else np.hypot(wide, thing.height))
+def _bound(solid: Solid) -> float:
+    wide = np.sqrt(2.0) * solid.extent if solid.shape in ("cube", "pyramid") else solid.extent
+    return float(solid.extent if solid.shape == "sphere" else np.hypot(wide, solid.height))
 
 
-def _cast(thing: Thing, origin: Array, rays: Array) -> tuple[Array, Array]:
+def _cast(solid: Solid, origin: Array, rays: Array) -> tuple[Array, Array]:
     """Distance (N,) and world normal (3, N) of one object along world rays."""
-    c, s = np.cos(thing.yaw), np.sin(thing.yaw)
+    c, s = np.cos(solid.yaw), np.sin(solid.yaw)
     turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]], np.float32)
-    local = turn @ (origin - _centre(thing)[:, None])
+    local = turn @ (origin - _centre(solid)[:, None])
     local = np.broadcast_to(local, rays.shape) if local.shape[1] == 1 else local
-    t, normal = INTERSECT[thing.shape](local, turn @ rays, thing.extent, thing.height)
+    t, normal = INTERSECT[solid.shape](local, turn @ rays, solid.extent, solid.height)
     return t, turn.T @ normal
 
 
-def _near(thing: Thing, origin: Array, rays: Array) -> NDArray[np.intp]:
+def _near(solid: Solid, origin: Array, rays: Array) -> NDArray[np.intp]:
     """Indices of the rays that pass through the object's bounding sphere."""
-    to = _centre(thing)[:, None] - origin
+    to = _centre(solid)[:, None] - origin
     along = dot(to, rays)
-    return np.flatnonzero((dot(to, to) - along * along < _bound(thing) ** 2) & (along > 0))
+    return np.flatnonzero((dot(to, to) - along * along < _bound(solid) ** 2) & (along > 0))
 
 
 def _first_hits(scene: Scene, cam: _Camera) -> tuple[Array, Array, NDArray[np.uint8]]:
-    """Distance (N,), normal (3, N) and id (N,): 0 wall, 1 floor, 2 + i for thing i."""
+    """Distance (N,), normal (3, N) and id (N,): 0 wall, 1 floor, 2 + i for solid i."""
     n = cam.rays.shape[1]
     down = cam.rays[2] < -1e-4
     t = np.where(down, -cam.origin[2] / np.where(down, cam.rays[2], -1), INF).astype(np.float32)
@@ -98,9 +98,9 @@ def _first_hits(scene: Scene, cam: _Camera) -> tuple[Array, Array, NDArray[np.ui
     normal = np.zeros((3, n), np.float32)
     normal[2] = ids
     origin = cam.origin[:, None]
-    for i, thing in enumerate(scene.things):
-        near = _near(thing, origin, cam.rays)
-        ti, ni = _cast(thing, origin, cam.rays[:, near])
+    for i, solid in enumerate(scene.solids):
+        near = _near(solid, origin, cam.rays)
+        ti, ni = _cast(solid, origin, cam.rays[:, near])
         closer = ti < t[near]
         at = near[closer]
         t[at], ids[at] = ti[closer], i + 2
@@ -113,9 +113,9 @@ def _shadow(scene: Scene, points: Array, normal: Array) -> Array:
     lit = np.ones(points.shape[1], np.float32)
     lamp = np.array(scene.light_direction, np.float32)[:, None]
     start = points + normal * 2e-3
-    for thing in scene.things:
-        near = _near(thing, start, lamp)
-        t, _ = _cast(thing, start[:, near], np.broadcast_to(lamp, (3, near.size)))
+    for solid in scene.solids:
+        near = _near(solid, start, lamp)
+        t, _ = _cast(solid, start[:, near], np.broadcast_to(lamp, (3, near.size)))
         lit[near[np.isfinite(t)]] = 0
     return lit
 
@@ -123,9 +123,9 @@ def _shadow(scene: Scene, points: Array, normal: Array) -> Array:
 def _contact(scene: Scene, points: Array) -> Array:
     """Soft darkening of the floor next to an object, in place of ambient occlusion. (N,) in (0, 1]"""
     open_sky = np.ones(points.shape[1], np.float32)
-    for thing in scene.things:
-        gap2 = (points[0] - thing.x) ** 2 + (points[1] - thing.y) ** 2
-        open_sky *= 1 - 0.55 * np.exp(gap2 * np.float32(-1 / (1.1 * thing.extent**2)))
+    for solid in scene.solids:
+        gap2 = (points[0] - solid.x) ** 2 + (points[1] - solid.y) ** 2
+        open_sky *= 1 - 0.55 * np.exp(gap2 * np.float32(-1 / (1.1 * solid.extent**2)))
     return open_sky
 
 
@@ -143,18 +143,18 @@ def _shade_floor(scene: Scene, points: Array, t: Array, behind: Array) -> Array:
     return out
 
 
-def _shade_thing(scene: Scene, thing: Thing, points: Array, n: Array, v: Array) -> Array:
+def _shade_solid(scene: Scene, solid: Solid, points: Array, n: Array, v: Array) -> Array:
     """Lambert and Blinn-Phong (Blinn, 1977); a metal mirrors a bright sky and a dark floor. (3, N) linear RGB"""
     lamp = np.array(scene.light_direction, np.float32)[:, None]
     tint = np.array(LIGHT_TINT[scene.light], np.float32)[:, None]
-    albedo = np.array(COLORS[thing.color], np.float32)[:, None]
-    strength, exponent = SPECULAR[thing.material]
+    albedo = np.array(COLORS[solid.color], np.float32)[:, None]
+    strength, exponent = SPECULAR[solid.material]
     lit = _shadow(scene, points, n)
     facing = np.maximum(dot(n, lamp), 0) * lit
     halfway = lamp + v
     halfway /= np.sqrt(dot(halfway, halfway))
     flash = lit * strength * np.maximum(dot(n, halfway), 0) ** np.float32(exponent) if strength else np.zeros_like(lit)
-    if thing.material != "metallic":
+    if solid.material != "metallic":
         return np.asarray(albedo * (0.30 + 0.16 * n[2] + 0.95 * facing * tint) + flash * tint, np.float32)
     up = 2 * dot(n, v) * n[2] - v[2]  # z of the mirrored ray
     mirror = np.where(up > 0.05, 0.65 + 0.75 * np.clip(up, 0, 1) ** 2, 0.16 + 0.14 * np.clip(-up, 0, 1))
@@ -165,14 +165,14 @@ def _shade(scene: Scene, cam: _Camera, t: Array, normal: Array, ids: NDArray[np.
     """Linear RGB (3, N) of every ray."""
     wall = np.array(scene.wall, np.float32)[:, None]
     out: Array = wall * (1.0 + 0.5 * np.clip(cam.rays[2:3] + 0.3, -0.3, 0.5))
-    for i in range(1, len(scene.things) + 2):
+    for i in range(1, len(scene.solids) + 2):
         on = np.flatnonzero(ids == i)
         rays, ti = cam.rays[:, on], t[on]
         points = cam.origin[:, None] + rays * ti
         if i == 1:
             out[:, on] = _shade_floor(scene, points, ti, out[:, on])
         else:
-            out[:, on] = _shade_thing(scene, scene.things[i - 2], points, normal[:, on], -rays)
+            out[:, on] = _shade_solid(scene, scene.solids[i - 2], points, normal[:, on], -rays)
     return out
 
 
@@ -199,7 +199,7 @@ def render(scene: Scene, size: int = 128, supersample: int = 2) -> Render:
     image = srgb(np.moveaxis(functools.reduce(np.add, parts) / np.float32(supersample**2), 0, -1))
     pick = (slice(supersample // 2, None, supersample),) * 2
     point_ids = ids.reshape(wide, wide)[pick]
-    classes = np.array([0, 1] + [2 + SHAPES.index(thing.shape) for thing in scene.things], np.uint8)
+    classes = np.array([0, 1] + [2 + SHAPES.index(solid.shape) for solid in scene.solids], np.uint8)
     z = np.where(np.isfinite(t), -(cam.axes[2] @ cam.rays) * np.where(np.isfinite(t), t, 0), FAR)
     local = (cam.axes @ normal).T.reshape(wide, wide, 3)[pick]
     return Render(

@@ -37,7 +37,7 @@ OBJECT_COUNT_PROBABILITY = (0.35, 0.45, 0.20)  # one, two, three objects
 
 
 @dataclass(frozen=True)
-class Thing:
+class Solid:
     """One object. ``x, y`` is its foot on the floor, ``extent`` its half-width, ``yaw`` in radians about z."""
 
     shape: str
@@ -60,7 +60,7 @@ class Thing:
 class Scene:
     """Everything the renderer needs, and the caption. A pure function of (seed, index)."""
 
-    things: tuple[Thing, ...]
+    solids: tuple[Solid, ...]
     floor: str
     floor_phase: tuple[float, ...]  # 8 numbers in [0, 1): where the floor's pattern starts, its tint
     wall: tuple[float, float, float]  # linear RGB of the background
@@ -72,7 +72,7 @@ class Scene:
     caption: str
 
 
-def _draw_thing(rng: np.random.Generator, size: str, placed: list[Thing], azimuth: float) -> Thing | None:
+def _draw_solid(rng: np.random.Generator, size: str, placed: list[Solid], azimuth: float) -> Solid | None:
     """Draw one object that neither touches nor mostly hides those already placed; None if it finds no room."""
     right = np.array([np.cos(azimuth), np.sin(azimuth)])  # the image's horizontal axis on the floor
     extent = float(rng.uniform(*EXTENT[size]))
@@ -87,7 +87,7 @@ def _draw_thing(rng: np.random.Generator, size: str, placed: list[Thing], azimut
             break
     else:
         return None
-    return Thing(
+    return Solid(
         shape=shape,
         color=str(rng.choice(list(COLORS))),
         material=str(rng.choice(MATERIALS)),
@@ -100,22 +100,22 @@ def _draw_thing(rng: np.random.Generator, size: str, placed: list[Thing], azimut
     )
 
 
-def _caption(rng: np.random.Generator, things: list[Thing], floor: str, light: str, azimuth: float) -> str:
+def _caption(rng: np.random.Generator, solids: list[Solid], floor: str, light: str, azimuth: float) -> str:
     """Say what is there, in one of several true wordings; objects are named in random order."""
-    order = [things[i] for i in rng.permutation(len(things))]
+    order = [solids[i] for i in rng.permutation(len(solids))]
     phrases = [f"a {t.phrase}" for t in order]
     across = [t.x * np.cos(azimuth) + t.y * np.sin(azimuth) for t in order]
     if len(order) == 2 and rng.random() < 0.35:
         side = "left" if across[0] < across[1] else "right"
-        said = f"{phrases[0]} to the {side} of {phrases[1]}"
+        text = f"{phrases[0]} to the {side} of {phrases[1]}"
     elif len(order) == 1:
-        said = phrases[0]
+        text = phrases[0]
     else:
-        said = ", ".join(phrases[:-1]) + " and " + phrases[-1]
-    said = f"{said} on a {floor} floor"
+        text = ", ".join(phrases[:-1]) + " and " + phrases[-1]
+    text = f"{text} on a {floor} floor"
     if light != "neutral" and rng.random() < 0.5:
-        said += f" in {light} light"
-    return said
+        text += f" in {light} light"
+    return text
 
 
 def sample_scene(seed: int, index: int) -> Scene:
@@ -131,18 +131,18 @@ def sample_scene(seed: int, index: int) -> Scene:
         sizes = sorted(sizes, key=SIZES.index)
         sizes[1:] = ["small", "small"]
     elevation, distance = float(rng.uniform(0.42, 0.68)), float(rng.uniform(4.3, 4.9))
-    things: list[Thing] = []
-    while len(things) < count:  # until everything stands apart and whole inside the frame
-        things = []
+    solids: list[Solid] = []
+    while len(solids) < count:  # until everything stands apart and whole inside the frame
+        solids = []
         for size in sizes:
-            thing = _draw_thing(rng, size, things, azimuth)
-            things += [] if thing is None else [thing]
-        things = _centred(things)
-        things = [t for t in things if in_frame(t, azimuth, elevation, distance)]
+            solid = _draw_solid(rng, size, solids, azimuth)
+            solids += [] if solid is None else [solid]
+        solids = _centred(solids)
+        solids = [t for t in solids if in_frame(t, azimuth, elevation, distance)]
     floor, light = str(rng.choice(FLOORS)), str(rng.choice(LIGHTS))
     lamp_azimuth, lamp_elevation = rng.uniform(0.15 * np.pi, 0.85 * np.pi) + np.pi, rng.uniform(0.75, 1.1)
     return Scene(
-        things=tuple(things),
+        solids=tuple(solids),
         floor=floor,
         floor_phase=tuple(float(v) for v in rng.random(8)),
         wall=tuple(float(v) for v in rng.uniform(0.25, 0.6) * rng.uniform(0.9, 1.1, 3)),  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def sample_scene(seed: int, index: int) -> Scene:
         azimuth=azimuth,
         elevation=elevation,
         distance=distance,
-        caption=_caption(rng, things, floor, light, azimuth),
+        caption=_caption(rng, solids, floor, light, azimuth),
     )
 
 
@@ -166,17 +166,17 @@ def camera_axes(azimuth: float, elevation: float) -> NDArray[np.float32]:
     return np.stack([right, np.cross(back, right), back]).astype(np.float32)
 
 
-def in_frame(thing: Thing, azimuth: float, elevation: float, distance: float) -> bool:
+def in_frame(solid: Solid, azimuth: float, elevation: float, distance: float) -> bool:
     """Whether the object's bounding cylinder projects inside the square image, up to a 3% margin."""
-    x, y, z = camera_axes(azimuth, elevation) @ (np.array([thing.x, thing.y, thing.height]) - LOOK_AT)
+    x, y, z = camera_axes(azimuth, elevation) @ (np.array([solid.x, solid.y, solid.height]) - LOOK_AT)
     half = np.tan(FIELD_OF_VIEW / 2) * (distance - z) * 0.97
-    wide = thing.extent * (1.25 if thing.shape in ("cube", "pyramid") else 1.0)
-    tall = thing.height * np.cos(elevation) + wide * np.sin(elevation)
+    wide = solid.extent * (1.25 if solid.shape in ("cube", "pyramid") else 1.0)
+    tall = solid.height * np.cos(elevation) + wide * np.sin(elevation)
     return bool(abs(x) + wide < half and abs(y) + tall < half)
 
 
-def _centred(things: list[Thing]) -> list[Thing]:
+def _centred(solids: list[Solid]) -> list[Solid]:
     """Slide the group so that it sits near the middle of the frame; a lone object keeps half its offset."""
-    keep = 0.5 if len(things) == 1 else 0.2
-    mx, my = np.mean([t.x for t in things]) * (1 - keep), np.mean([t.y for t in things]) * (1 - keep)
-    return [Thing(**{**t.__dict__, "x": float(t.x - mx), "y": float(t.y - my)}) for t in things]
+    share = 0.5 if len(solids) == 1 else 0.2
+    mx, my = np.mean([t.x for t in solids]) * (1 - share), np.mean([t.y for t in solids]) * (1 - share)
+    return [Solid(**{**t.__dict__, "x": float(t.x - mx), "y": float(t.y - my)}) for t in solids]

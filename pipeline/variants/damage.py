@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.conditions.base import sample_rng
+from pipeline.config import DamageConfig
 from pipeline.contract.dataset import Triplets, read_columns
 from pipeline.contract.errors import CnlabError
 from pipeline.faults import FAULTS, Neighbours, Sample, threshold
@@ -22,50 +22,38 @@ RULES = 1  # raised when a fault does something else than before
 COLUMN = "faults"
 
 
-@dataclass(frozen=True)
-class DamageConfig:
-    """Damage a share of a dataset's training samples; the evaluation samples stay byte for byte."""
+def parse_doses(faults: Sequence[str]) -> dict[str, float]:
+    """``KIND=DOSE`` ... -> share of the training samples of each kind, in the order in which faults are applied.
 
-    folder: Path  # data/NAME, a finished dataset
-    fault: tuple[str, ...]  # KIND=DOSE ..., e.g. wrong_caption=.2 shifted_map=.1
-    name: str = ""  # of the new folder, beside the first; empty: made from the options
-    seed: int = 1  # of which samples are damaged and how; the same seed nests the doses
-    drop_damaged: bool = False  # leave the damaged samples out: what a perfect filter would make of the damaged set
-
-    def __post_init__(self) -> None:
-        """Check kinds and doses; raises CnlabError."""
-        _ = self.doses
-
-    @property
-    def doses(self) -> dict[str, float]:
-        """Kind -> share of the training samples, in the order in which faults are applied."""
-        doses: dict[str, float] = {}
-        for entry in self.fault:
-            kind, _, number = entry.partition("=")
-            if kind not in FAULTS:
-                raise CnlabError(f"unknown fault {kind!r}; there are {', '.join(FAULTS)}")
-            try:
-                dose = float(number)
-            except ValueError:
-                dose = -1.0
-            if not 0 <= dose <= 1:
-                raise CnlabError(f"fault {entry!r} must be {kind}=DOSE with a share between 0 and 1, e.g. {kind}=.2")
-            if kind in doses:
-                raise CnlabError(f"fault {kind} is given twice")
-            doses[kind] = dose
-        if not doses:
-            raise CnlabError("no fault is given; e.g. --fault wrong_caption=.2")
-        return {kind: doses[kind] for kind in FAULTS if kind in doses}
+    Raises CnlabError for unknown kinds, doses outside [0, 1] and kinds that stand twice.
+    """
+    doses: dict[str, float] = {}
+    for entry in faults:
+        kind, _, number = entry.partition("=")
+        if kind not in FAULTS:
+            raise CnlabError(f"unknown fault {kind!r}; there are {', '.join(FAULTS)}")
+        try:
+            dose = float(number)
+        except ValueError:
+            dose = -1.0
+        if not 0 <= dose <= 1:
+            raise CnlabError(f"fault {entry!r} must be {kind}=DOSE with a share between 0 and 1, e.g. {kind}=.2")
+        if kind in doses:
+            raise CnlabError(f"fault {kind} is given twice")
+        doses[kind] = dose
+    if not doses:
+        raise CnlabError("no fault is given; e.g. --fault wrong_caption=.2")
+    return {kind: doses[kind] for kind in FAULTS if kind in doses}
 
 
 def damage(config: DamageConfig) -> dict[str, Any]:
     """Make the damaged set (or go on making it); returns its header."""
-    parent, doses = Triplets(config.folder), config.doses
+    doses, parent = parse_doses(config.fault), Triplets(config.folder)
     for kind in doses:
         FAULTS[kind].check(parent.header["conditions"])
     label = "-".join(f"{kind}-{dose:g}" for kind, dose in doses.items()) + ("-dropped" if config.drop_damaged else "")
     files = [s["file"] for s in parent.header["shards"] if s["split"] == "train"]
-    recipe = {
+    identity = {
         "variant": "damage",
         "rules": RULES,
         "faults": doses,
@@ -73,28 +61,31 @@ def damage(config: DamageConfig) -> dict[str, Any]:
         "drop_damaged": config.drop_damaged,
     }
 
-    def make(number: int) -> pa.Table:
-        return damaged_shard(parent, files, number, config)
+    def shard(number: int) -> pa.Table:
+        return damaged_shard(parent, files[max(number - 1, 0) : number + 1], doses, config)
 
     def describe(shards: list[dict[str, Any]]) -> dict[str, Any]:
         rows = read_columns(variant.folder, shards, "train", [COLUMN])[COLUMN].to_pylist()
         counts = Counter(kind for row in rows for kind in json.loads(row))
-        return {"damage": {**recipe, "rows": dict(sorted(counts.items()))}}
+        return {"damage": {**identity, "rows": dict(sorted(counts.items()))}}
 
-    variant = Variant(parent, variant_folder(parent, config.name, label), recipe, len(files), make)
+    variant = Variant(parent, variant_folder(parent, config.name, label), identity, len(files), shard)
     return derive(variant, describe)
 
 
-def damaged_shard(parent: Triplets, files: list[str], number: int, config: DamageConfig) -> pa.Table:
-    """Train shard ``number`` of the parent with its share of damage; without those rows if they are to be dropped."""
-    table = pq.read_table(parent.folder / files[number])
-    before = pq.read_table(parent.folder / files[number - 1]) if number else table.slice(0, 0)
-    near = Neighbours(pa.concat_tables([before, table]), config.seed)
+def damaged_shard(parent: Triplets, files: list[str], doses: dict[str, float], config: DamageConfig) -> pa.Table:
+    """A train shard of the parent with its share of damage; without those rows if they are to be dropped.
+
+    ``files`` are the shard before it, if there is one, and itself.
+    """
+    *before, table = [pq.read_table(parent.folder / file) for file in files]
+    near = Neighbours(pa.concat_tables([*before, table]), config.seed)
+    offset = len(near.keys) - len(table)
     rows: list[Row] = []
     for at, key in enumerate(table["key"].to_pylist()):
         row = table.slice(at, 1).to_pylist()[0]
-        kinds = [k for k, dose in config.doses.items() if threshold(config.seed, k, key) < dose]
-        near.at = len(before) + at
+        kinds = [k for k, dose in doses.items() if threshold(config.seed, k, key) < dose]
+        near.at = offset + at
         damaged = _damage_row(row, parent.header["conditions"], kinds, near)
         if not (damaged and config.drop_damaged):
             rows.append(row)

@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.build.schedule import Ledger
 from pipeline.build.shards import write_table
-from pipeline.contract.dataset import CLAIM, HEADER, LEDGER, REJECTS, Shard, Triplets
+from pipeline.contract.dataset import CLAIM, HEADER, LEDGER, REJECTS, Shard, Triplets, shards_fingerprint
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic, lock_folder, read_json, remove_parts, write_json
 from pipeline.contract.identity import check_fingerprint, code_version, fingerprint, sha256_file
+from pipeline.report.card import write_card
+from pipeline.report.contact import write_contact
+from pipeline.report.croissant import write_croissant
+from pipeline.report.leaks import soft_leaks
+from pipeline.report.rejects import write_quarantine
 
 #: Makes the table of one train shard of the new set; its rows are in the order of training.
 MakeShard = Callable[[int], pa.Table]
@@ -28,19 +34,19 @@ NAME = re.compile(r"[^/\\\0]{1,200}")
 class Variant:
     """A dataset to be made of ``parent``.
 
-    ``recipe`` is everything that decides its content beside the parent's; ``shards`` the number of train shards.
+    ``identity`` is everything that decides its content beside the parent's; ``shards`` the number of train shards.
     """
 
     parent: Triplets
     folder: Path
-    recipe: dict[str, Any]
+    identity: dict[str, Any]
     shards: int
-    make: MakeShard
+    shard: MakeShard
 
     @property
     def fingerprint(self) -> str:
-        """Of the recipe and the parent."""
-        return fingerprint({"parent": self.parent.fingerprint, **self.recipe})
+        """Of the identity and the parent."""
+        return fingerprint({"parent": self.parent.fingerprint, **self.identity})
 
 
 def variant_folder(parent: Triplets, name: str, otherwise: str) -> Path:
@@ -69,20 +75,20 @@ def derive(variant: Variant, describe: Callable[[list[dict[str, Any]]], dict[str
     CnlabError
         When the parent is damaged, or the folder holds something else.
     """
-    folder, parent, identity = variant.folder, variant.parent, variant.fingerprint
+    folder, parent, sha256 = variant.folder, variant.parent, variant.fingerprint
     with lock_folder(folder):
-        complete = check_fingerprint(folder / HEADER, identity)
-        if not complete and not check_fingerprint(folder / CLAIM, identity) and any(folder.glob("*.parquet")):
+        complete = check_fingerprint(folder / HEADER, sha256)
+        if not complete and not check_fingerprint(folder / CLAIM, sha256) and any(folder.glob("*.parquet")):
             raise CnlabError(f"{folder} holds another dataset's shards; choose another --name or delete that folder")
         parent.verify()
         if not complete:
-            write_json(folder / CLAIM, {"fingerprint": identity, "variant": variant.recipe})
+            write_json(folder / CLAIM, {"fingerprint": sha256, "variant": variant.identity})
         remove_parts(folder)
         ledger = Ledger(folder / LEDGER)
         copied = [_copy(parent, folder, s) for s in parent.header["shards"] if s["split"] == "eval"]
         if (parent.folder / REJECTS).is_file():
             _copy_file(parent.folder / REJECTS, folder / REJECTS)
-        written = [_write(variant, number, ledger, identity) for number in range(variant.shards)]
+        written = [_write(variant, number, ledger) for number in range(variant.shards)]
         shards = [s for s in written if s["rows"]] + copied
         for stray in set(folder.glob("*.parquet")) - {folder / s["file"] for s in shards} - {folder / REJECTS}:
             stray.unlink()
@@ -107,16 +113,14 @@ def _copy(parent: Triplets, folder: Path, shard: dict[str, Any]) -> dict[str, An
     return shard
 
 
-def _write(variant: Variant, number: int, ledger: Ledger, identity: str) -> dict[str, Any]:
+def _write(variant: Variant, number: int, ledger: Ledger) -> dict[str, Any]:
     """Write one train shard, unless the ledger's sum says that it is there."""
     path = variant.folder / f"train-{number:05d}.parquet"
-    sum_known = ledger.known.get(path.name)
-    if sum_known and path.is_file() and sha256_file(path) == sum_known:
-        import pyarrow.parquet as pq
-
-        return dataclasses.asdict(Shard(path.name, "train", pq.read_metadata(path).num_rows, sum_known))
-    table = variant.make(number)
-    write_table(path, table, (identity, path.name), [])
+    expected = ledger.sums.get(path.name)
+    if expected and path.is_file() and sha256_file(path) == expected:
+        return dataclasses.asdict(Shard(path.name, "train", pq.read_metadata(path).num_rows, expected))
+    table = variant.shard(number)
+    write_table(path, table, (variant.fingerprint, path.name), [])
     shard = Shard(path.name, "train", len(table), sha256_file(path))
     ledger.add(shard)
     return dataclasses.asdict(shard)
@@ -134,18 +138,7 @@ def with_column(schema: pa.Schema, name: str) -> pa.Schema:
     return schema.append(pa.field(name, pa.string())).with_metadata(metadata)
 
 
-def eval_fingerprint(shards: list[dict[str, Any]]) -> str:
-    """By which later stages recognise one evaluation split: the sums of its shards."""
-    return fingerprint([s["sha256"] for s in shards if s["split"] == "eval"])
-
-
 def _seal(variant: Variant, shards: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any]:
-    from pipeline.report.card import write_card
-    from pipeline.report.contact import write_contact
-    from pipeline.report.croissant import write_croissant
-    from pipeline.report.leaks import soft_leaks
-    from pipeline.report.rejects import write_quarantine
-
     folder, before = variant.folder, variant.parent.header
     conditions = tuple(before["conditions"])
     counts = {split: sum(s["rows"] for s in shards if s["split"] == split) for split in ("train", "eval")}
@@ -160,13 +153,13 @@ def _seal(variant: Variant, shards: list[dict[str, Any]], more: dict[str, Any]) 
         "parent": {"name": before["name"], "fingerprint": variant.parent.fingerprint},
         "counts": counts,
         "shards": shards,
-        "eval_fingerprint": eval_fingerprint(shards),
+        "eval_fingerprint": shards_fingerprint(shards, "eval"),
         "soft_map_leak": soft_leaks(folder, shards, conditions),
     }
     write_contact(folder, shards, conditions)
     write_croissant(folder, header)
     if "config" in before:
-        header["config"] = {**before["config"], "variant": variant.recipe, "parent": variant.parent.fingerprint}
+        header["config"] = {**before["config"], "variant": variant.identity, "parent": variant.parent.fingerprint}
         write_card(folder, header)
     if (folder / REJECTS).is_file():
         write_quarantine(folder)

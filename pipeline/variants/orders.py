@@ -68,10 +68,10 @@ def by_clusters(features: NDArray[np.float32]) -> NDArray[np.intp]:
     count = len(features)
     clusters = max(1, min(MOST_CLUSTERS, count // LEAST_MEMBERS))
     _, labels = kmeans2(features, clusters, iter=ROUNDS, minit="++", seed=SEED, missing="warn")
-    turn, seen = np.empty(count, np.intp), np.zeros(clusters, np.intp)
+    turn, members = np.empty(count, np.intp), np.zeros(clusters, np.intp)
     for at, label in enumerate(labels):
-        turn[at] = seen[label]
-        seen[label] += 1
+        turn[at] = members[label]
+        members[label] += 1
     return np.argsort(turn, kind="stable")
 
 

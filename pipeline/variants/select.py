@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.config import SelectConfig
 from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.models import weights_identity
@@ -21,19 +20,6 @@ from pipeline.variants.orders import CLUSTERS, order_of
 RULES = 1  # raised when a selection orders otherwise than before
 ROWS = 256  # a shard
 MEMORY = 2**30  # bytes of rows that are gathered in one pass over the set
-
-
-@dataclass(frozen=True)
-class SelectConfig:
-    """Put a dataset's training samples into the order of a selection; evaluation samples stay byte for byte."""
-
-    folder: Path  # data/NAME, a finished dataset
-    select: str  # rank, clusters, or FIGURE:desc or FIGURE:asc, e.g. sharpness:desc
-    size: str = (
-        ""  # take the first so many, e.g. 1k; empty: all, so that every subset of the new set is the selection's
-    )
-    name: str = ""  # of the new folder, beside the first; empty: made from the options
-    clip: str = ""  # CLIP model whose embeddings are clustered; empty: small pictures
 
 
 class Gatherer:
@@ -58,16 +44,16 @@ class Gatherer:
         rank = pa.array(np.arange(first, first + len(table)), pa.int64())
         return table.set_column(table.schema.get_field_index("rank"), table.schema.field("rank"), rank)
 
-    def _gather(self, wanted: NDArray[np.intp]) -> pa.Table:
-        """Rows at the places ``wanted``, in that order."""
+    def _gather(self, rows: NDArray[np.intp]) -> pa.Table:
+        """Rows at the places ``rows``, in that order."""
         parts, places, start = [], [], 0
         for shard in self.shards:
-            inside = np.sort(wanted[(wanted >= start) & (wanted < start + shard["rows"])])
+            inside = np.sort(rows[(rows >= start) & (rows < start + shard["rows"])])
             if len(inside):
                 parts.append(pq.read_table(self.triplets.folder / shard["file"]).take(inside - start))
                 places.append(inside)
             start += shard["rows"]
-        back = np.searchsorted(np.concatenate(places), wanted)
+        back = np.searchsorted(np.concatenate(places), rows)
         return pa.concat_tables(parts).take(back).replace_schema_metadata(parts[0].schema.metadata)
 
 
@@ -81,12 +67,12 @@ def select(config: SelectConfig) -> dict[str, Any]:
         raise CnlabError("--clip is for --select clusters alone")
     label = config.select.replace(":", "-") + (f"-{config.size}" if config.size else "")
     folder = variant_folder(parent, config.name, label)
-    recipe: dict[str, Any] = {"variant": "select", "rules": RULES, "select": config.select, "size": size}
+    identity: dict[str, Any] = {"variant": "select", "rules": RULES, "select": config.select, "size": size}
     if config.clip:
-        recipe["clip"] = weights_identity(config.clip)
+        identity["clip"] = weights_identity(config.clip)
     order = order_of(parent, config.select, config.clip)[:size]
     gatherer = Gatherer(parent, order)
-    variant = Variant(parent, folder, recipe, -(-size // ROWS), gatherer.shard)
+    variant = Variant(parent, folder, identity, -(-size // ROWS), gatherer.shard)
     return derive(variant, lambda shards: {"selection": config.select})
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.tabletop import render, sample_scene
-from pipeline.tabletop.scene import COLORS, SHAPES, Thing
+from pipeline.tabletop.scene import COLORS, SHAPES, Solid
 
 TRAIN_SEED = 770_001  # no dataset uses seeds above 700,000 (pipeline.config refuses them)
 HELD_OUT_SEED = 770_002
@@ -52,16 +52,16 @@ def class_shares(segment: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(np.round(255 * counts), dtype=np.uint8)
 
 
-def object_classes(instance: NDArray[np.uint8], things: tuple[Thing, ...]) -> NDArray[np.uint8]:
+def object_classes(instance: NDArray[np.uint8], solids: tuple[Solid, ...]) -> NDArray[np.uint8]:
     """Which object covers most of each of 16 x 16 cells: (S, S) instances -> (16, 16) uint8 in [0, OBJECT_CLASSES).
 
     0 wall, 1 floor, 2 + 8 * shape + colour, with the indices of SHAPES and COLORS.
     """
     cell = instance.shape[0] // OBJECT_CELLS
     blocks = instance.reshape(OBJECT_CELLS, cell, OBJECT_CELLS, cell)
-    largest = (blocks[..., None] == np.arange(2 + len(things))).mean((1, 3)).argmax(-1)
+    largest = (blocks[..., None] == np.arange(2 + len(solids))).mean((1, 3)).argmax(-1)
     names = list(COLORS)
-    classes = [0, 1, *(2 + len(names) * SHAPES.index(t.shape) + names.index(t.color) for t in things)]
+    classes = [0, 1, *(2 + len(names) * SHAPES.index(t.shape) + names.index(t.color) for t in solids)]
     return np.array(classes, dtype=np.uint8)[largest]  # type: ignore[no-any-return]
 
 
@@ -71,7 +71,7 @@ def _fill(paths: tuple[Path, ...], seed: int, start: int, stop: int, size: int) 
     for index in range(start, stop):
         scene = sample_scene(seed, index)
         picture = render(scene, size)
-        values = picture.image, class_shares(picture.segment), object_classes(picture.instance, scene.things)
+        values = picture.image, class_shares(picture.segment), object_classes(picture.instance, scene.solids)
         for array, value in zip(arrays, values, strict=True):
             array[index] = value
         captions.append(scene.caption)

@@ -13,12 +13,12 @@ from PIL import Image
 
 from pipeline.build.blocks import Block, build_block
 from pipeline.build.run import build
-from pipeline.build.sample import Recipe
+from pipeline.build.sample import SampleBuilder
 from pipeline.conditions import get_condition
 from pipeline.config import DatasetConfig
 from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.identity import sha256_file
+from pipeline.contract.identity import fingerprint, sha256_file
 from pipeline.contract.pictures import decode_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*port.*already in use:UserWarning")
@@ -54,6 +54,11 @@ def test_one_and_two_workers_give_the_same_bytes(clean: Path, tmp_path: Path) ->
     }  # fmt: skip
 
 
+def test_the_header_names_the_evaluation_split_by_its_files(clean: Path) -> None:
+    header = json.loads((clean / "dataset.json").read_text())
+    assert header["eval_fingerprint"] == fingerprint([sha256_file(p) for p in sorted(clean.glob("eval-*.parquet"))])
+
+
 def test_card_names_the_licence_of_our_own_renders_and_the_thresholds_that_are_off(clean: Path) -> None:
     from huggingface_hub import DatasetCard
 
@@ -62,8 +67,8 @@ def test_card_names_the_licence_of_our_own_renders_and_the_thresholds_that_are_o
     assert "max_blur off, max_border off" in card.text
     assert "min_map_share 0.001" in card.text
     photographs = DatasetConfig(source="folder:photos", out=clean.parent)
-    assert photographs.license == "unknown"
-    assert DatasetConfig(license="cc0-1.0", out=clean.parent).license == "cc0-1.0"
+    assert photographs.resolve().license == "unknown"
+    assert DatasetConfig(license="cc0-1.0", out=clean.parent).resolve().license == "cc0-1.0"
 
 
 def test_datasets_streams_it(clean: Path) -> None:
@@ -141,14 +146,14 @@ def test_given_maps_become_conditions(tmp_path: Path) -> None:
     from pipeline.sources import open_source
 
     both = config(tmp_path, condition=("depth", "canny"))
-    row = Recipe(both).row(open_source("tabletop", 1, 64).load("tabletop-1-000003"))
+    row = SampleBuilder(both.resolve()).row(open_source("tabletop", 1, 64).load("tabletop-1-000003"))
     assert row["conditioning_image"] == row["depth"]
     assert json.loads(row["depth_params"]) == {"given": True}
     assert decode_image(row["depth"]["bytes"]).shape == (64, 64, 3)
 
 
 def test_a_block_is_made_again_unless_it_is_as_the_ledger_says(tmp_path: Path) -> None:
-    made = config(tmp_path)
+    made = config(tmp_path).resolve()
     block = Block("train", 0, 0, ("tabletop-1-000001", "tabletop-1-000002"))
     _, shard, marks, copies = build_block(block, made, "id")
     assert (shard.rows, marks, copies) == (2, [], set())

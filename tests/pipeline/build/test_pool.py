@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.build.blocks import Block, Built, build_block
-from pipeline.build.pool import ENVIRONMENT, METHOD, Here, open_pool, stream
+from pipeline.build.pool import ENVIRONMENT, METHOD, LocalPool, open_pool, stream
 from pipeline.build.schedule import cut
-from pipeline.config import DatasetConfig
+from pipeline.config import BuildPlan, DatasetConfig
 from pipeline.contract.dataset import Shard
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*port.*already in use:UserWarning")
 
 
-class Counting(Here):
+class Counting(LocalPool):
     """Remembers how many calls were under way at most."""
 
     width = 3
@@ -37,7 +37,7 @@ def test_a_stream_gives_every_result_and_never_has_more_under_way_than_the_width
     pool = Counting()
     assert sorted(stream(pool, pow, [(2, n) for n in range(10)])) == [2**n for n in range(10)]
     assert pool.most == 3
-    assert list(stream(Here(), pow, [])) == []
+    assert list(stream(LocalPool(), pow, [])) == []
 
 
 def built(block: Block, rows: int) -> Built:
@@ -45,7 +45,7 @@ def built(block: Block, rows: int) -> Built:
 
 
 def test_no_more_blocks_are_asked_for_than_the_wanted_number_needs() -> None:
-    split = cut("train", [str(i) for i in range(100)], wanted=20, size=10)
+    split = cut("train", [str(i) for i in range(100)], size=20, block=10)
     assert len(split.blocks) == 10
     sent = [split.next_block(), split.next_block()]
     assert [b.number for b in sent if b] == [0, 1]
@@ -53,24 +53,24 @@ def test_no_more_blocks_are_asked_for_than_the_wanted_number_needs() -> None:
 
 
 def test_blocks_that_lose_rows_are_made_up_for_before_the_others_are_finished() -> None:
-    split = cut("train", [str(i) for i in range(100)], wanted=20, size=10)
+    split = cut("train", [str(i) for i in range(100)], size=20, block=10)
     first, _ = split.next_block(), split.next_block()
     assert first is not None
     split.waiting[0] = built(first, 6)
-    split.seen, split.passed = 10, 6  # at this rate the second brings six more: 12 of 20
+    split.candidates, split.passed = 10, 6  # at this rate the second brings six more: 12 of 20
     assert [b.number for b in (split.next_block(), split.next_block()) if b] == [2, 3]  # 24 of 20
     assert split.next_block() is None
 
 
 def test_candidates_run_out() -> None:
-    split = cut("eval", ["a", "b", "c"], wanted=10, size=2)
+    split = cut("eval", ["a", "b", "c"], size=10, block=2)
     assert [len(b.keys) for b in split.blocks] == [2, 1]
     assert [split.next_block() is None for _ in range(3)] == [False, False, True]
     split.judged = 2
     assert split.complete
 
 
-def surroundings(block: Block, config: DatasetConfig) -> dict[str, object]:
+def surroundings(block: Block, config: BuildPlan) -> dict[str, object]:
     """What a worker has around it after a block."""
     import cv2
 
@@ -89,7 +89,7 @@ def test_workers_have_one_thread_keep_their_memory_and_import_nothing_heavy(tmp_
     import pipeline.build.blocks
 
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    config = DatasetConfig(out=tmp_path, image_size=64, workers=1)
+    config = DatasetConfig(out=tmp_path, image_size=64, workers=1).resolve()
     with open_pool(config) as pool:
         pool.submit(surroundings, Block("train", 0, 0, ("tabletop-1-000001",)), config)
         found = pool.result()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.build.run import build
-from pipeline.build.verify import VerifyConfig, damaged_files, verify
-from pipeline.config import DatasetConfig
+from pipeline.build.verify import damaged_files, verify
+from pipeline.config import DatasetConfig, VerifyConfig
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
 from pipeline.contract.identity import sha256_file

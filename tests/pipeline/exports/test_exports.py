@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 
 from pipeline.build.run import build
-from pipeline.config import DatasetConfig
+from pipeline.config import DatasetConfig, ExportConfig
 from pipeline.contract.errors import CnlabError
 from pipeline.exports import LAYOUTS
-from pipeline.exports.run import ExportConfig, export
+from pipeline.exports.run import export
 from pipeline.report.croissant import write_croissant
 
 TRAIN, EVAL = 50, 8

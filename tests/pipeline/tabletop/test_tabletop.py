@@ -61,10 +61,10 @@ def test_captions_are_true() -> None:
     for i in range(200):
         scene = sample_scene(11, i)
         assert f"on a {scene.floor} floor" in scene.caption
-        for thing in scene.things:
-            assert f"a {thing.phrase}" in scene.caption
-        assert sum(scene.caption.count(f" {s}") for s in SHAPES) == len(scene.things)
-        assert all(in_frame(t, scene.azimuth, scene.elevation, scene.distance) for t in scene.things)
+        for solid in scene.solids:
+            assert f"a {solid.phrase}" in scene.caption
+        assert sum(scene.caption.count(f" {s}") for s in SHAPES) == len(scene.solids)
+        assert all(in_frame(t, scene.azimuth, scene.elevation, scene.distance) for t in scene.solids)
 
 
 def test_left_and_right_are_those_of_the_picture() -> None:
@@ -73,12 +73,12 @@ def test_left_and_right_are_those_of_the_picture() -> None:
         scene = sample_scene(12, i)
         for side in ("left", "right"):
             first, _, second = scene.caption.partition(f" to the {side} of ")
-            if not second or scene.things[0].phrase == scene.things[1].phrase:
+            if not second or scene.solids[0].phrase == scene.solids[1].phrase:
                 continue
             across = {}
-            for k, thing in enumerate(scene.things):
+            for k, solid in enumerate(scene.solids):
                 columns = np.flatnonzero((render(scene, 64, 1).instance == k + 2).any(0))
-                across[thing.phrase] = columns.mean()
+                across[solid.phrase] = columns.mean()
             other = next(p for p in across if p in second)
             seen += 1
             assert (across[first.removeprefix("a ")] < across[other]) == (side == "left")
@@ -91,10 +91,10 @@ def test_every_object_shows_in_the_maps() -> None:
     for i in range(40):
         scene = sample_scene(13, i)
         made = render(scene, 128)
-        for k, thing in enumerate(scene.things):
+        for k, solid in enumerate(scene.solids):
             inside = made.instance == k + 2
             assert inside.sum() > 40, (i, scene.caption)
-            assert set(np.unique(made.segment[inside])) == {2 + SHAPES.index(thing.shape)}
+            assert set(np.unique(made.segment[inside])) == {2 + SHAPES.index(solid.shape)}
         lengths = np.linalg.norm(made.normal, axis=2)
         assert np.allclose(lengths[made.instance > 0], 1, atol=1e-3)
         assert (made.depth[made.instance == 0] == FAR).all()
@@ -118,8 +118,8 @@ def test_floor_depth_is_exact() -> None:
 def test_worlds_are_varied() -> None:
     scenes = [sample_scene(1, i) for i in range(300)]
     assert {s.floor for s in scenes} == set(FLOORS)
-    assert {t.color for s in scenes for t in s.things} == set(COLORS)
-    assert {len(s.things) for s in scenes} == {1, 2, 3}
+    assert {t.color for s in scenes for t in s.solids} == set(COLORS)
+    assert {len(s.solids) for s in scenes} == {1, 2, 3}
     assert len({s.caption for s in scenes}) > 280
     hashes = {hashlib.sha256(render(s, 32, 1).image.tobytes()).hexdigest() for s in scenes[:50]}
     assert len(hashes) == 50

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import DamageConfig
 from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import sha256_file
 from pipeline.contract.pictures import decode_image
 from pipeline.faults import FAULTS
 from pipeline.screen.images import figures
-from pipeline.variants.damage import DamageConfig, damage
+from pipeline.variants.damage import damage
 
 PICTURES = ("near_duplicate", "greyscale", "blurred", "jpeg")
 MAPS = ("other_thresholds", "wrong_map", "shifted_map", "noisy_map", "erased_map")
@@ -140,7 +141,7 @@ def test_evaluation_shards_are_the_same_bytes(renders: Path) -> None:
     two = damage(DamageConfig(renders, ("wrong_map=.9",), name="eval-two"))
     for file in renders.glob("eval-*.parquet"):
         assert (renders.parent / "eval-one" / file.name).read_bytes() == file.read_bytes()
-    assert one["eval_fingerprint"] == two["eval_fingerprint"]
+    assert one["eval_fingerprint"] == two["eval_fingerprint"] == Triplets(renders).header["eval_fingerprint"]
     assert one["fingerprint"] != two["fingerprint"]
     assert one["parent"]["fingerprint"] == Triplets(renders).fingerprint
     Triplets(renders.parent / "eval-one").verify()
@@ -218,7 +219,7 @@ def test_the_same_command_repairs_and_others_are_refused(renders: Path, capsys: 
 @pytest.mark.parametrize("fault", [("mould=.1",), ("jpeg",), ("jpeg=2",), ("jpeg=nan",), ("jpeg=.1", "jpeg=.2"), ()])
 def test_bad_doses_are_one_line(fault: tuple[str, ...], renders: Path) -> None:
     with pytest.raises(CnlabError) as error:
-        DamageConfig(renders, fault)
+        damage(DamageConfig(renders, fault))
     assert "\n" not in str(error.value)
 
 

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline.variants.select as selecting
+from pipeline.config import SelectConfig
 from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import sha256_file
 from pipeline.contract.pictures import decode_image
 from pipeline.screen.images import figures
 from pipeline.variants.orders import by_clusters
-from pipeline.variants.select import SelectConfig, select
+from pipeline.variants.select import select
 
 
 def keys_of(folder: Path) -> list[str]:

@@ -43,7 +43,7 @@ def made() -> Renders:
         np.stack([p.image for p in pictures]),
         [scene.caption for scene in scenes],
         np.stack([class_shares(p.segment) for p in pictures]),
-        np.stack([object_classes(p.instance, s.things) for p, s in zip(pictures, scenes, strict=True)]),
+        np.stack([object_classes(p.instance, s.solids) for p, s in zip(pictures, scenes, strict=True)]),
     )
 
 

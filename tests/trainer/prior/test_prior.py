@@ -112,14 +112,14 @@ def test_class_shares_counts_pixels() -> None:
 
 
 def test_object_classes_name_the_largest_object_of_a_cell() -> None:
-    scene = next(s for s in (sample_scene(5, i) for i in range(50)) if len(s.things) == 2)
+    scene = next(s for s in (sample_scene(5, i) for i in range(50)) if len(s.solids) == 2)
     instance = np.zeros((32, 32), np.uint8)  # cells of 2 x 2
     instance[:2, :2] = [[3, 3], [3, 2]]
     instance[:2, 2:4] = 2
     instance[2:4, :2] = 1
-    classes = object_classes(instance, scene.things)
+    classes = object_classes(instance, scene.solids)
     assert classes.shape == (16, 16)
-    first, second = (2 + 8 * SHAPES.index(t.shape) + list(COLORS).index(t.color) for t in scene.things)
+    first, second = (2 + 8 * SHAPES.index(t.shape) + list(COLORS).index(t.color) for t in scene.solids)
     assert classes[0, :3].tolist() == [second, first, 0]
     assert classes[1, 0] == 1
     assert classes.max() < OBJECT_CLASSES
