@@ -18,6 +18,7 @@ CHOICES = {
     "paired": ("left", "right", "tie", "unseen"),
     "discrimination": ("first", "second", "unseen"),
 }
+SIMULATED_RATER = "simulated-"  # codes of simulated raters begin so
 RATER = re.compile(r"[a-z0-9_-]{1,32}")
 ANSWER_FIELDS = {"trial", "choice", "response_ms", "hidden_ms", "views", "window"}
 OTHERWISE = "ask for the original file"
@@ -103,7 +104,8 @@ def check(document: Document, study: Study) -> Filled:
     missing = len(study.trials[sheet]) - len(good)
     if missing:
         problems.append(f"{missing} of {len(study.trials[sheet])} answers are not there; what is there counts")
-    started, simulated = str(payload.get("started", "")), bool(payload.get("simulated"))
+    started = str(payload.get("started", ""))
+    simulated = bool(payload.get("simulated")) or rater.startswith(SIMULATED_RATER)  # also of a file that was cut
     return Filled(source, content, sheet, rater, started, list(good.values()), problems, simulated)
 
 

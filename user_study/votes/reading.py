@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import email
 import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,13 @@ from pipeline.contract.errors import CnlabError, first_line
 FORMAT = "picture-answers"
 MAX_BYTES = 8_000_000  # of a file; an answer takes some 250 bytes
 MAX_MEMBERS = 10_000  # of a zip
+MAX_NESTED = 2  # zips and mails within each other
+NO_ANSWERS = "is not an answer file of a sheet"
+CUT = "was cut or damaged; its whole answers were taken"
+LOST = "holds an answer file that was cut before its first whole answer; ask for it again"
+ZIP = b"PK\x03\x04"
+MAIL = re.compile(rb"(?:[\w-]+:[^\n]*\n(?:[ \t][^\n]*\n)*){3}")  # three header lines, folded ones included
+BRACKET = re.compile(r"[\[{]")
 #: What mail programs and word processors put in the place of plain characters.
 PLAIN = str.maketrans({"\u00a0": " ", "\u2007": " ", "\u202f": " ", "\u201c": '"', "\u201d": '"', "\u201e": '"',
                        "\u00ab": '"', "\u00bb": '"', "\u200b": None, "\ufeff": None, "\0": None})  # fmt: skip
@@ -56,22 +65,22 @@ def read_documents(paths: Iterable[Path]) -> list[Document]:
 
 
 def _read_file(path: Path) -> list[Document]:
-    if path.stat().st_size > MAX_BYTES and not zipfile.is_zipfile(path):
-        return [Document(str(path), None, "is too large for an answer file")]
     try:
         if zipfile.is_zipfile(path):
-            return list(_members(path))
+            return list(_members(path, str(path)))
+        if path.stat().st_size > MAX_BYTES:
+            return [Document(str(path), None, "is too large for an answer file")]
         return parse(path.read_bytes(), str(path))
     except OSError as error:
         return [Document(str(path), None, f"cannot be read ({first_line(error)})")]
 
 
-def _members(path: Path) -> Iterator[Document]:
+def _members(archive_file: Path | io.BytesIO, source: str, depth: int = 0) -> Iterator[Document]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(archive_file) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]
             for member in members[:MAX_MEMBERS]:
-                name = f"{path}/{member.filename}"
+                name = f"{source}/{member.filename}"
                 if any(HIDDEN.match(part) for part in Path(member.filename).parts):
                     continue
                 if member.file_size > MAX_BYTES:
@@ -80,29 +89,51 @@ def _members(path: Path) -> Iterator[Document]:
                     yield Document(name, None, "is encrypted; unpack the zip file and import the folder")
                 else:
                     with archive.open(member) as handle:
-                        yield from parse(handle.read(MAX_BYTES), name)
+                        yield from parse(handle.read(MAX_BYTES), name, depth + 1)
             if len(members) > MAX_MEMBERS:
-                yield Document(str(path), None, f"holds more than {MAX_MEMBERS} files; unpack it and import in parts")
-    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, ValueError) as error:
-        yield Document(str(path), None, f"is a damaged zip file ({first_line(error)}); ask for it again")
+                yield Document(source, None, f"holds more than {MAX_MEMBERS} files; unpack it and import in parts")
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, ValueError) as error:
+        yield Document(source, None, f"is a damaged zip file ({first_line(error)}); ask for it again")
 
 
-def parse(data: bytes, source: str) -> list[Document]:
-    """Documents in the bytes of one file: JSON anywhere in it, or the CSV of a sheet."""
+def parse(data: bytes, source: str, depth: int = 0) -> list[Document]:
+    """Documents in the bytes of one file: JSON anywhere in it, the CSV of a sheet, or a mail or zip file of those."""
     if not data.strip(b"\0 \t\r\n"):
         return [Document(source, None, "is empty; ask for the file again")]
-    text = decode(data).translate(PLAIN)
-    documents = [Document(source, _plain_numbers(d)) for d in _json_documents(text)]
-    if documents:
-        return documents
+    inside: list[Document] = []
+    if data.startswith(ZIP) and depth < MAX_NESTED:
+        inside = list(_members(io.BytesIO(data), source, depth))
+    elif MAIL.match(data) and depth <= MAX_NESTED:
+        inside = [d for part in _mail_parts(data) for d in parse(part, source, depth + 1) if d.content is not None]
+    try:
+        return inside or _parse_text(decode(data).translate(PLAIN), source) or [Document(source, None, NO_ANSWERS)]
+    except RecursionError:  # nested deeper than any sheet writes
+        return [Document(source, None, NO_ANSWERS)]
+
+
+def _mail_parts(data: bytes) -> list[bytes]:
+    """What a saved mail holds, transfer encodings undone; attachments before the text around them."""
+    parts = [part for part in email.message_from_bytes(data).walk() if not part.is_multipart()]
+    parts.sort(key=lambda part: part.get_filename() is None)
+    contents = (part.get_payload(decode=True) for part in parts)
+    return [content for content in contents if isinstance(content, bytes) and content.strip()]
+
+
+def _parse_text(text: str, source: str) -> list[Document]:
+    """Documents of a text, as it is, as a mail quotes it or as a program escapes it; of a cut one its whole answers."""
     if re.search(r"study\W{1,3}sheet\W{1,3}token", text[:4000]):
-        rows = _csv_documents(text)
-        if rows:
-            return [Document(source, row) for row in rows]
-    cut = _recover(text)
-    if cut is not None:
-        return [Document(source, _plain_numbers(cut), "was cut or damaged; its whole answers were taken")]
-    return [Document(source, None, "is not an answer file of a sheet")]
+        return [Document(source, row) for row in _csv_documents(text)]
+    quoted, escaped = re.sub(r"^(?:> ?)+", "", text, flags=re.MULTILINE), text.replace('\\"', '"').replace("\\n", "\n")
+    began = False
+    for candidate in (text, quoted, escaped):
+        whole, pieces = _scan(candidate)
+        cut = [_recover(piece) for piece in pieces]
+        if whole or any(cut):
+            documents = [Document(source, _plain(each)) for each in whole]
+            documents += [Document(source, _plain(each), CUT) for each in cut if each]
+            return documents + [Document(source, None, LOST)] * cut.count(None)
+        began = began or bool(pieces)
+    return [Document(source, None, LOST)] if began else []
 
 
 def decode(data: bytes) -> str:
@@ -117,39 +148,46 @@ def decode(data: bytes) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def _json_documents(text: str) -> list[dict[str, Any]]:
-    """Every answer document that stands whole in a text, bare or in a list, also with a mail around it or quoted."""
-    for candidate in (text, re.sub(r"^(?:> ?)+", "", text, flags=re.MULTILINE)):
-        documents = list(_scan(candidate))
-        if documents:
-            return documents
-    return []
-
-
-def _scan(text: str) -> Iterator[dict[str, Any]]:
-    decoder, at = json.JSONDecoder(strict=False), 0
-    while (match := re.compile(r"[\[{]").search(text, at)) is not None:
+def _scan(text: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Answer documents that stand whole in a text, at any depth of any JSON in it; and pieces that began as one."""
+    decoder, at, end = json.JSONDecoder(strict=False), 0, 0
+    documents: list[dict[str, Any]] = []
+    between = []  # text outside the values that hold documents
+    while text.find(FORMAT, at) >= 0 and (match := BRACKET.search(text, at)) is not None:
         try:
-            value, at = decoder.raw_decode(text, match.start())
+            value, after = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
-            following = text.find(f'"{FORMAT}"', match.end())
-            if following < 0:
-                return
-            at = max(match.end(), text.rfind("{", match.end(), following))
+            at = match.end()
             continue
-        yield from (v for v in (value if isinstance(value, list) else [value]) if _is_document(v))
+        inside = list(_documents_in(value))
+        if inside:
+            between.append(text[end : match.start()])
+            documents += inside
+            end = after
+        at = after
+    between.append(text[end:])
+    pieces = [piece for part in between for piece in re.split(rf'(?="{FORMAT}")', part)[1:]]
+    return documents, pieces
 
 
-def _is_document(value: object) -> bool:
-    return isinstance(value, dict) and value.get("format") == FORMAT
+def _documents_in(value: object) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict) and value.get("format") == FORMAT:
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _documents_in(inner)
+    elif isinstance(value, str) and f'"{FORMAT}"' in value:
+        yield from _scan(value)[0]
 
 
-def _plain_numbers(value: Any) -> Any:
-    """900.0 is 900: programs that open and save JSON write whole numbers either way."""
+def _plain(value: Any) -> Any:
+    """900.0 is 900: programs that open and save JSON write whole numbers either way. Lone surrogates become ``?``."""
     if isinstance(value, dict):
-        return {name: _plain_numbers(v) for name, v in value.items()}
+        return {_plain(name): _plain(v) for name, v in value.items()}
     if isinstance(value, list):
-        return [_plain_numbers(v) for v in value]
+        return [_plain(v) for v in value]
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

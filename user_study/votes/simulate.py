@@ -14,7 +14,7 @@ from pipeline.contract.files import lock_folder, remove, write_json
 from user_study.config import Import, Simulate
 from user_study.design.trials import Trial, display_order
 from user_study.study_folder import SIMULATED, Study, clear_answers, part_of, read_study
-from user_study.votes.answers import CHOICES, answer_seal, seal
+from user_study.votes.answers import CHOICES, SIMULATED_RATER, answer_seal, seal
 
 STARTED = "2000-01-01T00:00:00.000Z"
 SLIP = 0.01  # chance that a careful rater misses an obvious answer
@@ -97,7 +97,7 @@ def simulate_study(config: Simulate) -> None:
 
 def fill(study: Study, rater: Rater, number: int) -> dict[str, Any]:
     """The document that a sheet would export, marked as simulated."""
-    sheet, name = sorted(study.trials)[number % len(study.trials)], f"simulated-{number + 1:04d}"
+    sheet, name = sorted(study.trials)[number % len(study.trials)], f"{SIMULATED_RATER}{number + 1:04d}"
     trials, token = study.trials[sheet], study.token(sorted(study.trials)[number % len(study.trials)])
     answers = []
     for trial in display_order({t: entry.block for t, entry in trials.items()}, study.seeds[sheet], name):

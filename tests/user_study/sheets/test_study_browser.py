@@ -113,6 +113,14 @@ class Browser:
         self.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": box[0], "y": box[1]}])
         self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
+    def hold(self, key: str, code: int, text: str, times: int) -> None:
+        """A key that is held down: the first press, then repeats; the browser clicks the focused button at each."""
+        press = {"key": key, "code": key, "windowsVirtualKeyCode": code, "text": text}
+        for n in range(times):
+            self.send("Input.dispatchKeyEvent", type="keyDown", autoRepeat=n > 0, **press)
+            time.sleep(0.3)  # longer than the guard against double presses
+        self.send("Input.dispatchKeyEvent", type="keyUp", **press)
+
     def key(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key)
@@ -246,6 +254,65 @@ def test_a_second_tab_goes_on_and_the_first_stops(world: World, browser: Browser
     assert browser.js("localStorage.getItem(storeKey)") is None  # deleted answers stay deleted
     browser.js("$('go-on').click()")
     browser.until("!$('intro').hidden")
+
+
+FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }; 0"
+
+
+def test_storage_that_fills_up_half_way(world: World, browser: Browser) -> None:
+    """A reload goes on from what was stored; a second tab does not take what only the first one has."""
+    page = world.make() / "sheets" / "sheet-01.html"
+    browser.open(page)
+    start(browser, "r1")
+    for full in (False, True, True):
+        browser.until(READY)
+        if full:
+            browser.js(FULL)
+        browser.key("1")
+    browser.until(READY)
+    assert not browser.js("$('warning').hidden")
+    first = browser.new_tab()
+    browser.open(page)
+    browser.until(READY)
+    assert browser.js("state.answers.length") == 1
+    browser.switch(first)
+    browser.until(READY)
+    browser.key("2")
+    assert browser.js("state.answers.map((a) => a.choice)") == ["left", "left", "left", "right"]
+
+    flags = {"source": FULL}
+    browser.send("Page.addScriptToEvaluateOnNewDocument", **flags)
+    browser.open(page, "?")
+    browser.until(READY)
+    browser.key("2")
+    assert browser.js("state.answers.map((a) => a.choice)") == ["left", "right"]
+
+
+def test_raters_of_one_browser_have_answers_of_their_own(world: World, browser: Browser) -> None:
+    page = world.make() / "sheets" / "sheet-01.html"
+    for rater, count in (("ann", 2), ("bob", 1)):
+        browser.open(page, f"?rater={rater}")
+        browser.until("!$('intro').hidden")
+        start(browser, rater)
+        for _ in range(count):
+            browser.until(READY)
+            browser.key("1")
+        browser.until(READY)
+    browser.js("window.confirm = () => true; document.querySelector('#trial .stop').click()")
+    browser.open(page, "?rater=Ann")
+    browser.until(READY)
+    assert browser.js("[state.rater, state.answers.length]") == ["ann", 2]
+    browser.open(page, "?rater=bob")
+    browser.until("!$('intro').hidden")
+
+
+def test_a_key_held_on_a_button_answers_once(world: World, browser: Browser) -> None:
+    browser.open(world.make() / "sheets" / "sheet-01.html")
+    start(browser, "r1")
+    browser.until(READY)
+    browser.js("document.querySelector('[data-choice=left]').focus()")
+    browser.hold("Enter", 13, "\r", 5)
+    assert browser.js("state.answers.length") == 1
 
 
 def test_a_part_is_saved_and_taken_up_elsewhere(world: World, browser: Browser) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Callable
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,34 @@ def variants(text: str) -> dict[str, tuple[str, bytes]]:
         "curly quotes": ("a.txt", text.replace('": ', "\u201d: ").replace(' "', " \u201c").encode()),
         "floats": ("a.json", text.replace('"response_ms": 900', '"response_ms": 900.0').encode()),
         "list": ("all.json", f"[{text}, {text}]".encode()),
+        "wrapped": ("form.json", json.dumps({"responses": [{"id": 1, "file": document}]}).encode()),
+        "escaped in JSON": ("chat.json", json.dumps({"messages": [{"text": text}]}).encode()),
+        "escaped alone": ("a.json", json.dumps(text).encode()),
+        "attached to a mail": ("mail.eml", mail(text, "base64")),
+        "quoted-printable mail": ("mail.eml", mail(text, "quoted-printable")),
+        "zip in a zip": ("all.zip", zipped("mailed.zip", zipped("a.json", text.encode()))),
+        "attached zip": ("mail.eml", mail(zipped("a.json", text.encode()), "base64")),
+        "end marks of Unix and Windows": ("a.json", (text + "\x1a\r\n").encode()),
+        "utf-32": ("a.json", text.encode("utf-32")),
     }
+
+
+def mail(content: str | bytes, encoding: str) -> bytes:
+    """A saved mail with an answer file attached."""
+    message = EmailMessage()
+    message["Subject"], message["From"] = "my answers", "r1@example.org"
+    message["To"] = "study@example.org"
+    message.set_content("Hello, see {below}.")
+    data = content.encode() if isinstance(content, str) else content
+    message.add_attachment(data, maintype="application", subtype="octet-stream", filename="a.json", cte=encoding)
+    return message.as_bytes()
+
+
+def zipped(name: str, data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr(name, data)
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("kind", variants('{"payload": {}}'))
@@ -199,6 +228,10 @@ BROKEN: list[tuple[Edit, bool, str, int]] = [
     (set_payload("token", "0" * 64), True, "other contents", TRIALS),
     (set_payload("rater", "../../x"), True, "rater code", TRIALS),
     (set_payload("rater", ""), True, "rater code", TRIALS),
+    (set_payload("started", "\ud800"), False, "was edited", 0),
+    (set_payload("finished", [[["x"]]]), False, "was edited", 0),
+    (set_payload("rater", "\ud800"), True, "rater code", TRIALS),
+    (set_answer("choice", "\ud800"), True, "does not offer", 1),
     (set_payload("answers", []), True, "15 of 15 answers are not there", TRIALS),
     (lambda p: p["answers"].pop(), True, "1 of 15 answers are not there", 1),
     (lambda p: p["answers"].append(p["answers"][0]), True, "is there twice", 0),
@@ -246,6 +279,36 @@ def test_a_cut_file_gives_its_whole_answers(world: World) -> None:
     assert len(votes_of(study)) == TRIALS - 1
 
 
+def test_of_two_files_in_one_the_cut_one_is_not_lost(world: World) -> None:
+    study = world.make()
+    one, two = (json.dumps(answer(page(study), rater, prefer(study, a_wins)), indent=1) for rater in ("r1", "r2"))
+    cut = two[: two.rindex('"choice"')]
+    for name, text in (("after", one + "\n" + cut), ("before", cut + "\n" + one), ("list", f"[{one}, {cut}")):
+        path = world.root / f"{name}.json"
+        path.write_text(text)
+        load(world, path)
+        assert len(votes_of(study)) == 2 * TRIALS - 1, name
+        (study / "votes.parquet").unlink()
+        for stored in (study / "answers").iterdir():
+            stored.unlink()
+    path.write_text(one + '{"format": "picture-answers", "version": 2, "payload": {"study": ')
+    load(world, path)
+    assert len(votes_of(study)) == TRIALS and "before its first whole answer" in str(read_json(study / "refused.json"))
+
+
+def test_a_cut_simulated_file_stays_simulated(world: World) -> None:
+    study = world.make()
+    simulate_study(Simulate(study, raters=1, careless=0, bursts=0))
+    document = read_json(next((study / "simulated" / "answers").glob("*.json")))
+    answers = document["payload"].pop("answers")
+    text = json.dumps({"format": document["format"], "payload": {**document["payload"], "answers": answers}})
+    text = text.replace('"simulated": true', "")
+    path = world.root / "cut.json"
+    path.write_text(text[: text.rindex('"choice"')])
+    load(world, path)
+    assert not (study / "votes.parquet").exists()
+
+
 def test_a_rater_with_two_sessions_of_one_sheet(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     study = world.make()
     first = answer(page(study), "r1", prefer(study, a_wins))
@@ -270,9 +333,13 @@ def test_a_rater_with_two_sessions_of_one_sheet(world: World, capsys: pytest.Cap
         ('{"format": "picture-answers", "version": 2, "payload": {}}', "parts missing"),
         ("", "empty"),
         (" " * 9_000_000, "too large"),
-        ("PK\x03\x04" + "x" * 100, "not an answer file"),
+        ("PK\x03\x04" + "x" * 100, "damaged zip file"),
+        ('{"format": "picture-answers", "payload": ' + "[" * 400 + "]" * 400 + "}", "not an answer file"),
+        ('{"format": "picture-answers", "payload": ' + "[" * 5000 + "]" * 5000 + "}", "before its first whole"),
+        ('{"format": "picture-answers", "payload": {"study": "', "before its first whole"),
+        ('{"format": "picture-answers", "version": 2, "payload": {"study": "\\ud800"}}', "parts missing"),
     ],
-    ids=range(10),
+    ids=range(14),
 )
 def test_files_that_are_no_answers(world: World, text: str, message: str) -> None:
     study = world.make()

@@ -2,11 +2,12 @@ const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const sheet = JSON.parse($("data").textContent);
 const token = sha256($("data").textContent);
-const storeKey = "picture-comparison:" + token;
+const RATER = /^[a-z0-9_-]{1,32}$/;
+const asked = addressRater();
+const storeKey = "picture-comparison:" + token + (asked && ":" + asked); // another rater's answers stay theirs
 const tabKey = storeKey + ":tab"; // which tab goes on with this sheet
 const tab = Math.random().toString(36).slice(2);
 const GUARD_MS = 250; // a second press this soon after an answer is a bounce, not an answer
-const RATER = /^[a-z0-9_-]{1,32}$/;
 const PAIRED = { "1": "left", ArrowLeft: "left", "2": "right", ArrowRight: "right", "0": "tie", ArrowDown: "tie" };
 const KINDS = { "1": "first", ArrowLeft: "first", "2": "second", ArrowRight: "second" };
 const KEYS = { u: "unseen", U: "unseen", ...(sheet.mode === "paired" ? PAIRED : sheet.mode === "ranking" ? {} : KINDS) };
@@ -21,6 +22,7 @@ let order = [];
 let clock = null; // {shown, hidden, since} of the screen; null while it loads, so nothing can be answered twice
 let picked = []; // ranking: places from best to worst
 let told = false; // the feedback of a training trial is on screen
+let unsaved = false; // the storage took nothing, so this tab alone has the answers and does not give way
 
 // Same rule as the importer: by block, then by sha256(seed, rater, trial).
 function displayOrder(rater) {
@@ -66,6 +68,7 @@ function warn(message) {
 }
 
 function mine() {
+  if (unsaved) return true;
   try {
     const owner = localStorage.getItem(tabKey);
     return owner === null || owner === tab;
@@ -75,7 +78,10 @@ function mine() {
 }
 
 function claim() {
-  try { localStorage.setItem(tabKey, tab); } catch (error) { /* save() says so */ }
+  try {
+    localStorage.removeItem(tabKey); // works in a full storage too, and nobody's is as good as mine
+    localStorage.setItem(tabKey, tab);
+  } catch (error) { /* save() says so */ }
 }
 
 function pause() {
@@ -88,7 +94,9 @@ function pause() {
 function save() {
   try {
     localStorage.setItem(storeKey, JSON.stringify(state));
+    unsaved = false;
   } catch (error) {
+    unsaved = true;
     warn(sheet.text.no_storage);
   }
 }
@@ -129,7 +137,7 @@ async function resume(event) {
   let good = false;
   try {
     const { payload } = JSON.parse((await file.text()).replace(/^\ufeff/, ""));
-    good = payload.token === token && adopt(payload);
+    good = payload.token === token && (!asked || payload.rater === asked) && adopt(payload);
   } catch (error) {
     good = false;
   }
@@ -316,7 +324,10 @@ function onKey(event) {
     return;
   }
   if (event.key in KEYS || event.key === "Backspace") event.preventDefault();
-  if (event.repeat) return; // a key held down answers once
+  if (event.repeat) { // a key held down answers once, a button's too
+    if (event.key === "Enter" || event.key === " ") event.preventDefault();
+    return;
+  }
   if (event.key in KEYS) choose(KEYS[event.key]);
   else if (event.key === "Backspace") undo();
   else if (event.key === "z" || event.key === "Z") look("0");
@@ -325,11 +336,15 @@ function onKey(event) {
 }
 
 // The rater code may stand in the address: ?rater=CODE, or the names that Prolific uses.
+function addressRater() {
+  const query = new URLSearchParams(location.search);
+  const code = (query.get("rater") || query.get("PROLIFIC_PID") || query.get("participant") || "").toLowerCase();
+  return RATER.test(code) ? code : "";
+}
+
 function fillRater() {
-  const given = new URLSearchParams(location.search);
-  const code = (given.get("rater") || given.get("PROLIFIC_PID") || given.get("participant") || "").toLowerCase();
-  if (!RATER.test(code)) return;
-  $("rater").value = code;
+  if (!asked) return;
+  $("rater").value = asked;
   $("rater").readOnly = true;
 }
 
@@ -364,7 +379,7 @@ $("go-on").addEventListener("click", () => { claim(); goOn(); });
 document.addEventListener("keydown", onKey);
 document.addEventListener("visibilitychange", () => noteVisibility(performance.now()));
 window.addEventListener("storage", (event) => {
-  if (event.key === tabKey && event.newValue !== null && event.newValue !== tab) pause();
+  if (event.key === tabKey && event.newValue !== null && event.newValue !== tab && !unsaved) pause();
 });
 
 fillRater();
