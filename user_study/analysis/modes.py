@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import combinations
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import choix
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Number = dict[str, Any]
+NEEDED_LIMIT = 1000.0  # a study more than so many times as large is not worth naming
 PRIOR = 0.1  # pseudo-counts of the strength model, so that a method that always wins has a finite ability
 
 
@@ -42,6 +44,8 @@ def tests(values: Any, votes: pd.DataFrame, margin: float) -> dict[str, Any]:
         "equivalence_p": float(tw.equivalence_test(mean, margin)),
         "minimal_detectable_effect": tw.one(tw.minimal_detectable_effect(mean)),
         "effective_n": _effective(mean),
+        "needed_for_difference": _needed(mean, tw.needed_growth(mean, float(mean.value))),
+        "needed_for_equality": _needed(mean, tw.needed_growth(mean, 0.5, equal_within=margin)),
         "permutation_by_raters_p": tw.rater_permutation_test(values, votes["rater"]),
         "if_votes_were_independent": {"sign_test_p": st.sign_test(wins, n), "ci_low": low, "ci_high": high},
     }
@@ -50,6 +54,13 @@ def tests(values: Any, votes: pd.DataFrame, margin: float) -> dict[str, Any]:
 def _effective(mean: tw.Mean) -> float | None:
     spread = float(mean.value * (1 - mean.value))
     return spread / float(mean.variance) if float(mean.variance) > 0 else None
+
+
+def _needed(mean: tw.Mean, growth: float | None) -> dict[str, int] | None:
+    """Raters and items of a study so many times as large as this one."""
+    if growth is None or growth > NEEDED_LIMIT:
+        return None
+    return {"raters": ceil(growth * float(mean.raters)), "items": ceil(growth * float(mean.items))}
 
 
 def paired(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
@@ -74,6 +85,10 @@ def paired(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, 
 def _each(votes: pd.DataFrame, values: Any, by: str) -> list[Number]:
     rows = votes.assign(value=values).groupby(by)["value"].agg(["mean", "size"]).reset_index()
     return [{by: str(r[by]), "value": float(r["mean"]), "n": int(r["size"])} for r in rows.to_dict("records")]
+
+
+def _each_subject(votes: pd.DataFrame, ranks: Any, subjects: list[str], by: str) -> list[Number]:
+    return [{**entry, "subject": s} for n, s in enumerate(subjects) for entry in _each(votes, ranks[:, n], by)]
 
 
 def ranking(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
@@ -101,6 +116,8 @@ def ranking(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str,
     return {
         "numbers": numbers + pairwise,
         "tests": {},
+        "per_rater": _each_subject(seen, ranks, subjects, "rater"),
+        "per_item": _each_subject(seen, ranks, subjects, "item"),
         "abilities": _abilities(orders, seen, subjects),
         "agreement_alpha": st.krippendorff_alpha(units, coders, long, "ordinal") if len(seen) else None,
     }

@@ -46,7 +46,21 @@ def verdict(result: dict[str, Any]) -> str:
         return f"{a} and {b} are equal {equal}." if not guess else f"People cannot tell {a} from {b}: {equal}."
     effect = tests["minimal_detectable_effect"]
     needs = "" if effect is None else f" A difference of {effect:.0%} or more would have been found 80 times in 100."
-    return f"Neither a difference nor equality {equal} is shown.{needs}"
+    return f"Neither a difference nor equality {equal} is shown.{needs}{_needed(result)}"
+
+
+def _needed(result: dict[str, Any]) -> str:
+    """What would have been needed, in words; empty where the study cannot tell."""
+    wanted = (
+        ("needed_for_difference", f"a rate of {result['numbers'][0]['value']:.1%} from 50 %"),
+        ("needed_for_equality", f"equality within {result['margin']:.0%}, if there is no difference,"),
+    )
+    parts = [
+        f"{what} about {n['raters']} raters on {n['items']} items, each judging as many as here"
+        for name, what in wanted
+        if (n := result["tests"].get(name)) is not None
+    ]
+    return f" To show it 80 times in 100: {'; '.join(parts)}." if parts else ""
 
 
 def report_text(result: dict[str, Any]) -> str:
@@ -85,8 +99,10 @@ def _tests(result: dict[str, Any]) -> list[str]:
 
 
 def _care(result: dict[str, Any]) -> list[str]:
-    alpha = result["agreement_alpha"]
+    alpha, rules = result["agreement_alpha"], result["rules"]
+    steady = f", or none of at least {rules['repeats_needed']} repeats alike" if rules["repeats_needed"] else ""
     return [
+        f"rules fixed before the votes: left out with more than {rules['catch_allowed']} failed catch trials{steady}",
         f"filled sheets used {result['sheets_used']}, left out {len(result['excluded'])}; catch trials failed "
         f"{result['catch']['failed']} of {result['catch']['trials']}",
         *(f"  left out: rater {e['rater']}, {e['sheet']}: {e['reason']}" for e in result["excluded"]),
@@ -108,6 +124,10 @@ def _number(number: dict[str, Any] | None) -> str:
         else f"[{number['ci_low']:.3f}, {number['ci_high']:.3f}]"
     )
     more = f", Holm p = {number['holm_p']:.3g}" if "holm_p" in number else ""
+    if number.get("holm_p", 0) > ALPHA and number.get("minimal_detectable_effect") is not None:
+        more += f", detectable 0.5 +- {number['minimal_detectable_effect']:.3f}"
+    if number.get("sd_over_raters") is not None:
+        more += f", sd over raters {number['sd_over_raters']:.2f}"
     count = f", n = {number['n']}" if "n" in number else ""
     return f"{number['value']:.3f} {bounds}{count}{more}"
 
@@ -121,14 +141,14 @@ def report_page(result: dict[str, Any], votes: pd.DataFrame) -> str:
     warning = f'<p class="warning">{WARNING}</p>' if result["simulated"] else ""
     picture = _figure(result)
     plot = "" if picture is None else (
-        f'<img src="{data_uri(picture)}" alt="Rates by rater and by item, each with its mean">'
+        f'<img src="{data_uri(picture)}" alt="By rater and by item, with mean and interval">'
     )  # fmt: skip
     items = "\n".join(f"<li>{for_html(line.strip())}</li>" for line in lines[head + 1 :])
     title = for_html(" / ".join(result["subjects"]))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>User study</title>
+<title>{WARNING + " - " if result["simulated"] else ""}User study</title>
 <style>body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem; }}
 img {{ max-width: 100%; }} .warning {{ background: #fff3c4; border: 2px solid #7a5b00; padding: .5rem; }}
 .verdict {{ font-size: 1.3rem; font-weight: 600; }}</style></head>
@@ -142,30 +162,38 @@ img {{ max-width: 100%; }} .warning {{ background: #fff3c4; border: 2px solid #7
 
 
 def _figure(result: dict[str, Any]) -> bytes | None:
-    """PNG with the intervals of a ranking, or the rates by rater and by item; None without votes."""
-    figure, axes = new_figure(9, 3.2, 1, 1 if result["mode"] == "ranking" else 2)
-    if result["mode"] == "ranking":
-        ranks = [n for n in result["numbers"] if n["name"] == "average_rank"]
-        if not ranks:
-            return None
-        for row, number in enumerate(reversed(ranks)):
-            if number["ci_low"] is not None:
-                axes[0][0].plot([number["ci_low"], number["ci_high"]], [row, row], color=PALETTE[0])
-            axes[0][0].plot(number["value"], row, "o", color=PALETTE[0])
-        axes[0][0].set_yticks(range(len(ranks)), [n["subject"] for n in reversed(ranks)])
-        axes[0][0].set_xlabel("average rank, 1 worst")
-    else:
-        mean = result["numbers"][0]
-        if mean["value"] is None:
-            return None
-        for axis, by in zip(axes[0], ("per_rater", "per_item"), strict=True):
-            rates = sorted(entry["value"] for entry in result[by])
-            axis.plot(rates, range(len(rates)), "o", markersize=4, color=PALETTE[0])
-            axis.axvline(0.5, color=GREY, linestyle=":")
-            axis.axvline(mean["value"], color=PALETTE[1])
-            if mean["ci_low"] is not None:
-                axis.axvspan(mean["ci_low"], mean["ci_high"], color=PALETTE[1], alpha=0.15, linewidth=0)
-            axis.set(xlim=(-0.03, 1.03), xlabel=_what(mean), ylabel=by.replace("per_", "") + "s, sorted", yticks=[])
+    """PNG of rates (of a ranking, ranks) by rater and by item, with mean and interval; None without votes."""
+    ranks = [n for n in result["numbers"] if n["name"] == "average_rank"][::-1]
+    if not ranks and (result["mode"] == "ranking" or result["numbers"][0]["value"] is None):
+        return None
+    figure, axes = new_figure(9, 3.2, 1, 2)
+    for axis, by in zip(axes[0], ("per_rater", "per_item"), strict=True):
+        if ranks:
+            _draw_ranks(axis, ranks, result[by])
+        else:
+            _draw_rates(axis, result["numbers"][0], result[by])
+        axis.set_title(f"by {by.replace('per_', '')}")
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _draw_ranks(axis: Any, ranks: list[dict[str, Any]], entries: list[dict[str, Any]]) -> None:
+    for row, number in enumerate(ranks):
+        own = [entry["value"] for entry in entries if entry["subject"] == number["subject"]]
+        axis.plot(own, [row - 0.2] * len(own), "|", color=GREY)
+        if number["ci_low"] is not None:
+            axis.plot([number["ci_low"], number["ci_high"]], [row, row], color=PALETTE[0])
+        axis.plot(number["value"], row, "o", color=PALETTE[0])
+    axis.set_yticks(range(len(ranks)), [n["subject"] for n in ranks])
+    axis.set(xlim=(0.9, len(ranks) + 0.1), ylim=(-0.5, len(ranks) - 0.5), xlabel="average rank, 1 worst")
+
+
+def _draw_rates(axis: Any, mean: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+    rates = sorted(entry["value"] for entry in entries)
+    axis.plot(rates, range(len(rates)), "o", markersize=4, color=PALETTE[0])
+    axis.axvline(0.5, color=GREY, linestyle=":")
+    axis.axvline(mean["value"], color=PALETTE[1])
+    if mean["ci_low"] is not None:
+        axis.axvspan(mean["ci_low"], mean["ci_high"], color=PALETTE[1], alpha=0.15, linewidth=0)
+    axis.set(xlim=(-0.03, 1.03), xlabel=_what(mean), yticks=[])

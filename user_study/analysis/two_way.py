@@ -177,6 +177,21 @@ def minimal_detectable_effect(mean: Mean, power: float = 0.8, level: float = LEV
     return np.where((mean.clusters >= 2) & ~_degenerate(mean), expit(reach) - 0.5, np.nan)
 
 
+def needed_growth(mean: Mean, rate: float, power: float = 0.8, equal_within: float = 0.0) -> float | None:
+    """How many times as many raters and items, each rater judging as many, show a win rate of ``rate`` with ``power``.
+
+    Raters, items and votes grow together, so the variance falls by the same factor; None where it is unknown or the
+    rate is 1/2. With ``equal_within`` a rate of 1/2 is to be shown equal within that margin (two one-sided tests).
+    """
+    value, variance, df = float(mean.value), float(mean.variance), float(mean.df)
+    if float(mean.clusters) < 2 or bool(_degenerate(mean)) or (rate == 0.5 and not equal_within):
+        return None
+    error = np.sqrt(variance / (value * (1 - value)) / (rate * (1 - rate)))  # of the logit at ``rate``
+    quantiles = (0.95, (1 + power) / 2) if equal_within else ((1 + LEVEL) / 2, power)
+    distance = logit(0.5 + equal_within) if equal_within else abs(logit(rate))
+    return float((sum(t.ppf(q, df) for q in quantiles) * error / distance) ** 2)
+
+
 def rater_permutation_test(
     votes: ArrayLike, rater: ArrayLike, salt: int = 0, turns: int = 10_000, centre: float = 0.5
 ) -> float:

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from study_world import RUN_A, World, answer, prefer
@@ -16,7 +18,7 @@ from study_world import RUN_A, World, answer, prefer
 from pipeline.contract.errors import CnlabError
 from user_study.analysis.analyse import analyse, analyse_study
 from user_study.analysis.metric_votes import agreement
-from user_study.analysis.report import report_text, verdict
+from user_study.analysis.report import report_page, report_text, verdict
 from user_study.config import Analyse, Import, Make, Plan, Simulate, Tidy
 from user_study.design.trials import Trial
 from user_study.study_folder import COLUMNS, Study
@@ -69,6 +71,38 @@ def test_figures_by_hand() -> None:
     assert result["tests"]["if_votes_were_independent"]["sign_test_p"] == pytest.approx(2 * (1 + 4) / 16)
     assert "x preferred to y: 0.750" in report_text(result)
     assert "would have been found" in verdict(result)  # nothing is significant, so the detectable effect is said
+    assert "more than 1 failed catch trials" in report_text(result)
+
+
+def test_what_would_have_been_needed_is_said() -> None:
+    """Eight raters on ten items, 55 %: not significant; nearly as many again would be needed, more for equality."""
+    rng = np.random.default_rng(1)
+    rows = [vote(f"r{r}", f"i{n}", "left" if rng.random() < 0.55 else "right") for r in range(8) for n in range(10)]
+    result = analyse(votes(*rows), small_study())
+    needed = result["tests"]["needed_for_difference"]
+    assert needed["raters"] > 8 and needed["items"] > 10
+    words = verdict(result)
+    assert f"about {needed['raters']} raters on {needed['items']} items" in words and "equality within 10%" in words
+
+
+def test_a_ranking_says_what_each_pair_could_have_found() -> None:
+    rng = np.random.default_rng(0)
+    names = ("x", "y", "z")
+    rows = []
+    for r in range(6):
+        for n in range(8):
+            choice = ">".join(str(p) for p in sorted(range(3), key=lambda p: rng.random() - (p == 0)))
+            rows.append(
+                (*vote(f"r{r}", f"i{n}", "left")[:8], json.dumps(names), choice, names[int(choice[0])], 9, False)
+            )
+    study = small_study("ranking")
+    study = replace(study, names={"a": "x", "b": "y", "c": "z"})
+    result = analyse(votes(*rows), study)
+    lines = {line.split(":")[0]: line for line in report_text(result).splitlines()}
+    assert "detectable 0.5 +-" in lines["y preferred to z"] and "detectable" not in lines["x preferred to y"]
+    assert "sd over raters" in lines["average rank of x (1 worst)"]
+    assert {(entry["rater"], entry["subject"]) for entry in result["per_rater"]} >= {("r0", "x"), ("r5", "z")}
+    assert report_page(result, votes(*rows)).count("data:image/png") == 1
 
 
 @pytest.mark.parametrize(

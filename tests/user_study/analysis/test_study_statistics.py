@@ -7,6 +7,8 @@ from study_simulation import DESIGNS, SPREADS, catch_rule, holm_level, levels, p
 
 from user_study.analysis import statistics as st
 from user_study.analysis import two_way as tw
+from user_study.design.plan import equivalence_power, power
+from user_study.design.population import Population, crossing, draw_votes
 
 
 @pytest.mark.parametrize(("wins", "n"), [(0, 10), (3, 10), (10, 10), (52, 100), (1, 2)])
@@ -88,6 +90,33 @@ def test_minimal_detectable_effect_is_found_as_often_as_promised() -> None:
     effect = float(tw.minimal_detectable_effect(mean))
     reach = (t.ppf(0.975, 1e9) + t.ppf(0.8, 1e9)) * 0.05 / 0.25
     assert effect == pytest.approx(1 / (1 + np.exp(-reach)) - 0.5)
+
+
+def test_needed_growth_by_hand() -> None:
+    mean = tw.Mean(*(np.asarray(x, dtype=float) for x in (0.55, 0.06**2, 1e9, 240, 12, 20)))
+    logit = np.log(0.55 / 0.45)
+    error = 0.06 / (0.55 * 0.45)
+    growth = ((t.ppf(0.975, 1e9) + t.ppf(0.8, 1e9)) * error / logit) ** 2
+    assert tw.needed_growth(mean, 0.55) == pytest.approx(growth)
+    error = 0.06 / np.sqrt(0.55 * 0.45) / 0.5
+    growth = ((t.ppf(0.95, 1e9) + t.ppf(0.9, 1e9)) * error / np.log(0.6 / 0.4)) ** 2
+    assert tw.needed_growth(mean, 0.5, equal_within=0.1) == pytest.approx(growth)
+    assert tw.needed_growth(mean, 0.5) is None
+
+
+def test_a_study_grown_as_needed_has_the_power() -> None:
+    population, who = Population(0.6, 0.4, 0.8), crossing(12, 20, 20)
+    votes, used = next(draw_votes(population, who, 500, 4))
+    mean = tw.two_way_mean(votes, who.rater, who.item, used)
+    typical = tw.Mean(np.asarray(0.6), *(np.asarray(np.mean(x)) for x in (mean.variance, 400.0, 240, 12, 20)))
+    growth = tw.needed_growth(typical, 0.6)
+    assert growth is not None
+    raters, items = round(12 * growth), round(20 * growth)
+    assert power(population, raters, 20, items, 1000) == pytest.approx(0.8, abs=0.06)
+    equal = tw.needed_growth(typical, 0.5, equal_within=0.1)
+    assert equal is not None
+    raters, items = round(12 * equal), round(20 * equal)
+    assert equivalence_power(Population(0.5, 0.4, 0.8), raters, 20, items, 0.1, 1000) == pytest.approx(0.8, abs=0.06)
 
 
 def test_permutation_by_raters_closed_form() -> None:
