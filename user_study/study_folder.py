@@ -66,6 +66,11 @@ class Study:
         return dict(self.header["config"])
 
     @property
+    def foreign(self) -> bool:
+        """Whether its votes were made elsewhere: it has no sheets, no catch trials and no sides."""
+        return bool(self.header.get("foreign"))
+
+    @property
     def mode(self) -> str:
         """paired, ranking or discrimination."""
         return str(self.config.get("mode", "paired"))

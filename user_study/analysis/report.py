@@ -45,22 +45,23 @@ def verdict(result: dict[str, Any]) -> str:
     if tests["equivalence_p"] <= ALPHA:
         return f"{a} and {b} are equal {equal}." if not guess else f"People cannot tell {a} from {b}: {equal}."
     effect = tests["minimal_detectable_effect"]
-    needs = "" if effect is None else f" A difference of {effect:.0%} or more would have been found 80 times in 100."
+    needs = "" if effect is None else f" A rate {100 * effect:.0f} points off 50 % would have been found 4 times in 5."
     return f"Neither a difference nor equality {equal} is shown.{needs}{_needed(result)}"
 
 
 def _needed(result: dict[str, Any]) -> str:
     """What would have been needed, in words; empty where the study cannot tell."""
-    wanted = (
-        ("needed_for_difference", f"a rate of {result['numbers'][0]['value']:.1%} from 50 %"),
-        ("needed_for_equality", f"equality within {result['margin']:.0%}, if there is no difference,"),
+    wanted = {
+        "needed_for_difference": f"find a rate of {result['numbers'][0]['value']:.1%}, as seen here,",
+        "needed_for_equality": f"show equality within {result['margin']:.0%}, if there is no difference,",
+    }
+    sizes = {name: result["tests"].get(name) for name in wanted}
+    return "".join(
+        f" To {wanted[name]} as surely takes about {size['raters']} raters on {size['items']} items, each judging as "
+        "many as here."
+        for name, size in sizes.items()
+        if size is not None
     )
-    parts = [
-        f"{what} about {n['raters']} raters on {n['items']} items, each judging as many as here"
-        for name, what in wanted
-        if (n := result["tests"].get(name)) is not None
-    ]
-    return f" To show it 80 times in 100: {'; '.join(parts)}." if parts else ""
 
 
 def report_text(result: dict[str, Any]) -> str:
@@ -101,14 +102,21 @@ def _tests(result: dict[str, Any]) -> list[str]:
 def _care(result: dict[str, Any]) -> list[str]:
     alpha, rules = result["agreement_alpha"], result["rules"]
     steady = f", or none of at least {rules['repeats_needed']} repeats alike" if rules["repeats_needed"] else ""
+    rule = f"rules fixed before the votes: left out with more than {rules['catch_allowed']} failed catch trials{steady}"
+    if result["foreign"]:
+        return [f"votes made elsewhere, all counted; agreement between raters (Krippendorff's alpha): {_alpha(alpha)}"]
     return [
-        f"rules fixed before the votes: left out with more than {rules['catch_allowed']} failed catch trials{steady}",
+        rule,
         f"filled sheets used {result['sheets_used']}, left out {len(result['excluded'])}; catch trials failed "
         f"{result['catch']['failed']} of {result['catch']['trials']}",
         *(f"  left out: rater {e['rater']}, {e['sheet']}: {e['reason']}" for e in result["excluded"]),
         f"repeats answered alike: {_number(result['repeats'])}; left chosen: {_number(result['left_share'])}",
-        f"agreement between raters (Krippendorff's alpha): {'not defined' if alpha is None else format(alpha, '.3f')}",
+        f"agreement between raters (Krippendorff's alpha): {_alpha(alpha)}",
     ]
+
+
+def _alpha(alpha: float | None) -> str:
+    return "not defined" if alpha is None else f"{alpha:.3f}"
 
 
 def _what(number: dict[str, Any]) -> str:
@@ -169,7 +177,7 @@ def _figure(result: dict[str, Any]) -> bytes | None:
     figure, axes = new_figure(9, 3.2, 1, 2)
     for axis, by in zip(axes[0], ("per_rater", "per_item"), strict=True):
         if ranks:
-            _draw_ranks(axis, ranks, result[by])
+            _draw_ranks(axis, ranks, result[by], names=by == "per_rater")
         else:
             _draw_rates(axis, result["numbers"][0], result[by])
         axis.set_title(f"by {by.replace('per_', '')}")
@@ -178,14 +186,19 @@ def _figure(result: dict[str, Any]) -> bytes | None:
     return buffer.getvalue()
 
 
-def _draw_ranks(axis: Any, ranks: list[dict[str, Any]], entries: list[dict[str, Any]]) -> None:
+def _short(name: str) -> str:
+    """At most 32 characters; of a run's arms the ends differ, so the middle goes."""
+    return name if len(name) <= 32 else f"{name[:11]}…{name[-20:]}"
+
+
+def _draw_ranks(axis: Any, ranks: list[dict[str, Any]], entries: list[dict[str, Any]], names: bool) -> None:
     for row, number in enumerate(ranks):
         own = [entry["value"] for entry in entries if entry["subject"] == number["subject"]]
         axis.plot(own, [row - 0.2] * len(own), "|", color=GREY)
         if number["ci_low"] is not None:
             axis.plot([number["ci_low"], number["ci_high"]], [row, row], color=PALETTE[0])
         axis.plot(number["value"], row, "o", color=PALETTE[0])
-    axis.set_yticks(range(len(ranks)), [n["subject"] for n in ranks])
+    axis.set_yticks(range(len(ranks)), [_short(n["subject"]) if names else "" for n in ranks])
     axis.set(xlim=(0.9, len(ranks) + 0.1), ylim=(-0.5, len(ranks) - 0.5), xlabel="average rank, 1 worst")
 
 
@@ -196,4 +209,5 @@ def _draw_rates(axis: Any, mean: dict[str, Any], entries: list[dict[str, Any]]) 
     axis.axvline(mean["value"], color=PALETTE[1])
     if mean["ci_low"] is not None:
         axis.axvspan(mean["ci_low"], mean["ci_high"], color=PALETTE[1], alpha=0.15, linewidth=0)
-    axis.set(xlim=(-0.03, 1.03), xlabel=_what(mean), yticks=[])
+    what = "right answers" if mean["name"] == "accuracy" else f"{_short(mean['subject'])} preferred"
+    axis.set(xlim=(-0.03, 1.03), xlabel=what, yticks=[])

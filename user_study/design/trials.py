@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, comb
 from typing import Literal
 
 Mode = Literal["paired", "ranking", "discrimination"]
 BLOCKS = 3  # a repeat comes in the last block and its original in the first, so a whole block lies between them
+IDENTICAL = (1, 3)  # which catch trials of a paired sheet show the same picture twice
 SCRAMBLED = "*"  # behind the letter of a side: the picture cut up and shuffled
 
 
@@ -161,10 +162,38 @@ def _catch(n: int, layout: Layout, item: str, salt: str) -> Trial:
         shown = tuple(s + SCRAMBLED if p == place else s for p, s in enumerate(turned))
         return Trial("", block, "catch", item, shown, str(place))
     letter = layout.letters[(n // 2) % 2]
-    if n in (1, 3):
+    if n in IDENTICAL:
         return Trial("", block, "catch", item, (letter, letter), "tie")
     shown = (letter, letter + SCRAMBLED) if place else (letter + SCRAMBLED, letter)
     return Trial("", block, "catch", item, shown, "left" if place else "right")
+
+
+def passing_share(layout: Layout, allowed: int) -> float:
+    """Share of people who click at random whom the catch rule leaves in; in paired sheets at the worst share of ties.
+
+    Parameters
+    ----------
+    layout
+        What a sheet holds.
+    allowed
+        Failed catch trials that the rule allows.
+    """
+    if layout.mode != "paired":
+        chance = 1 / 3 if layout.mode == "discrimination" else 1 / layout.sides
+        return _at_least(layout.catch - allowed, layout.catch, chance, 0, 0.0)
+    same = len([n for n in IDENTICAL if n < layout.catch])
+    habits = (ties / 100 for ties in range(101))
+    return max(_at_least(layout.catch - allowed, layout.catch - same, (1 - t) / 2, same, t) for t in habits)
+
+
+def _at_least(wanted: int, n: int, p: float, m: int, q: float) -> float:
+    """Chance of ``wanted`` or more successes among n trials of chance p and m of chance q."""
+    return sum(
+        comb(n, i) * p**i * (1 - p) ** (n - i) * comb(m, j) * q**j * (1 - q) ** (m - j)
+        for i in range(n + 1)
+        for j in range(m + 1)
+        if i + j >= wanted
+    )
 
 
 def _training(n: int, layout: Layout, item: str) -> Trial:

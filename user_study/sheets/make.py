@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,16 @@ from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder
 from pipeline.contract.identity import check_fingerprint, fingerprint
 from user_study.config import Make
-from user_study.design.trials import SCRAMBLED, Layout, Trial, digest, items_of_sheet, plan_sheet, shuffled
+from user_study.design.trials import (
+    SCRAMBLED,
+    Layout,
+    Trial,
+    digest,
+    items_of_sheet,
+    passing_share,
+    plan_sheet,
+    shuffled,
+)
 from user_study.sheets.page import clean_text, data_uri, page_text, render_sheet
 from user_study.sheets.pictures import CHUNK, encode, pad_png, scramble
 from user_study.sheets.sides import Side, condition_of, load_side, matched
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LABELS = ("kind 1", "kind 2")
+CLICKERS = 0.01  # of people who click at random, whom the catch rule should leave in at most
 TEACHING = 20  # examples of a discrimination sheet, unless said otherwise
 
 
@@ -74,11 +84,22 @@ def make_study(config: Make) -> Path:
         design = _design(resolved, identity, sides, dataset)
         encoded = _encode_all(design, sides, dataset, column)
         _write(config.out, design, encoded, text)
+    _remark_on_catches(design.layout, config.rules.catch_allowed)
     print(
         f"{config.out}: {resolved['sheets']} sheets of {resolved['per_sheet']} items out of {resolved['pool']}; "
         f"give out sheets/, keep key.json to yourself"
     )
     return header
+
+
+def _remark_on_catches(layout: Layout, allowed: int) -> None:
+    """Say when the catch rule leaves in more people who click at random than it should."""
+    share = passing_share(layout, allowed)
+    if not layout.catch or share <= CLICKERS:
+        return
+    enough = [n for n in range(4, 21) if passing_share(replace(layout, catch=n), allowed) <= CLICKERS]
+    way = f"--items.catch {enough[0]}" if enough else "--rules.catch-allowed 0"
+    print(f"note: the catch rule leaves in {share:.1%} of people who click at random; {way} leaves in less than 1 %")
 
 
 def _map_column(config: Make, sides: tuple[Side, ...], dataset: Triplets) -> str | None:

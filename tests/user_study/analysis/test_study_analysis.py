@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -83,6 +84,13 @@ def test_what_would_have_been_needed_is_said() -> None:
     assert needed["raters"] > 8 and needed["items"] > 10
     words = verdict(result)
     assert f"about {needed['raters']} raters on {needed['items']} items" in words and "equality within 10%" in words
+
+
+def test_published_votes_again(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path("docs/examples/published_votes.py")["paper"]()
+    printed = capsys.readouterr().out
+    assert "chi square 255 on 11, effective n 104, 95 % interval 0.41 to 0.63" in printed
+    assert "needs 115 raters" in printed and "240 rankings: t = 6.2" in printed
 
 
 def test_a_ranking_says_what_each_pair_could_have_found() -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from study_simulation import catch_rule
 
 from pipeline.contract.errors import CnlabError
 from user_study.config import Plan
 from user_study.design.plan import plan_study
 from user_study.design.population import Population, crossing, draw_votes, fit_population
-from user_study.design.trials import Layout, display_order, items_of_sheet, plan_sheet, shuffled
+from user_study.design.trials import Layout, display_order, items_of_sheet, passing_share, plan_sheet, shuffled
 
 ITEMS = [f"i{n}" for n in range(20)]
 SPARE = ["s1", "s2"]
@@ -75,6 +76,14 @@ def test_catch_trials() -> None:
     assert all(t.shown[int(t.expected)].endswith("*") for t in ranking)
     single = [t for t in plan_sheet(ITEMS, [], 0, Layout("discrimination", 2, 0, 4), "x") if t.kind == "catch"]
     assert {t.expected for t in single} == {"unseen"} and all(t.shown[0].endswith("*") for t in single)
+
+
+def test_share_of_random_clickers_that_the_rule_leaves_in() -> None:
+    assert passing_share(Layout("ranking", 2, 0, 7), 1) == pytest.approx(8 / 2**7)
+    assert passing_share(Layout("discrimination", 2, 0, 4), 0) == pytest.approx(1 / 3**4)
+    simulated = catch_rule(20_000)
+    worst = max(share for name, share in simulated.items() if not name.startswith("careful"))
+    assert passing_share(PAIRED, 1) == pytest.approx(worst, abs=0.003) and passing_share(PAIRED, 1) < 0.01
 
 
 def test_training_comes_first_and_tells_the_kind() -> None:

@@ -426,6 +426,7 @@ def test_votes_made_elsewhere(tmp_path: Path, mode: Any, lines: list[str], expec
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["rater,item,choice", *lines]).encode())
     import_table(Tidy(path, tmp_path / "s", ("x", "y"), mode))
     assert read_json(tmp_path / "s" / "analysis.json")["numbers"][0]["value"] == pytest.approx(expected)
+    assert "left chosen" not in (tmp_path / "s" / "report.html").read_text()  # a table has no sides
     import_table(Tidy(path, tmp_path / "s", ("x", "y"), mode))
     path.write_text("rater,item,choice\nr1,i1,z\n")
     with pytest.raises(CnlabError, match="line 2: 'z'"):
