@@ -67,36 +67,36 @@ def kind_ids(tokenizer: CLIPTokenizer, words: tuple[str, ...]) -> Tensor:
     return torch.tensor([i[0] for i in ids])
 
 
-def contrastive_loss(seen: Tensor, said: Tensor, ids: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def contrastive_loss(images: Tensor, texts: Tensor, ids: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric InfoNCE of B images with their captions and, for each image, its own altered captions.
 
-    seen (B, D), said (G, B, D), unit length: captions first, then G - 1 altered versions; ids (G, B, T) their tokens.
+    images (B, D), texts (G, B, D), unit length: captions, then G - 1 altered versions; ids (G, B, T) their tokens.
     Equal texts are no negatives of each other. Returns the loss and the logits (B, B + G - 1).
     """
-    eye = torch.eye(len(seen), dtype=torch.bool)
+    eye = torch.eye(len(images), dtype=torch.bool)
     twins = (ids[0][:, None] == ids[0][None]).all(-1) & ~eye
-    logits = (scale * seen @ said[0].T).masked_fill(twins, -1e4)
-    own = (scale * (seen[None] * said[1:]).sum(-1)).masked_fill((ids[1:] == ids[:1]).all(-1), -1e4).T
-    target = torch.arange(len(seen))
+    logits = (scale * images @ texts[0].T).masked_fill(twins, -1e4)
+    own = (scale * (images[None] * texts[1:]).sum(-1)).masked_fill((ids[1:] == ids[:1]).all(-1), -1e4).T
+    target = torch.arange(len(images))
     both = torch.cat([logits, own], 1)
     return (F.cross_entropy(both, target) + F.cross_entropy(logits.T, target)) / 2, both
 
 
-def clip_task(made: Renders, tokenizer: CLIPTokenizer) -> tuple[CLIPModel, Task]:
+def clip_task(data: Renders, tokenizer: CLIPTokenizer) -> tuple[CLIPModel, Task]:
     """The CLIP, untrained, and what trains it on the prior's renders."""
     torch.manual_seed(11)
     model = build_clip(tokenizer)
     use_plain_attention(model)
     head = nn.Linear(model.config.vision_config.hidden_size, CLASSES)
-    ids = token_ids(tokenizer, made.captions)
+    ids = token_ids(tokenizer, data.captions)
     orders = (SWAPS[k % len(SWAPS) :] + SWAPS[: k % len(SWAPS)] for k in range(len(ids)))
-    exchanged = token_ids(tokenizer, [swapped(c, order) for c, order in zip(made.captions, orders, strict=True)])
+    exchanged = token_ids(tokenizer, [swapped(c, order) for c, order in zip(data.captions, orders, strict=True)])
     shapes, kinds = kind_ids(tokenizer, SHAPES), [kind_ids(tokenizer, words) for words in KINDS]
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         pick = np.sort(batch_indices(CONFIG, step, len(ids)))
         at = torch.from_numpy(pick)
-        pixels = clip_pixels(made.images[pick])
+        pixels = clip_pixels(data.images[pick])
         shifted = bool(step % 2)  # the caption stays true; the patches' shares do not
         if shifted:
             dx, dy = (int(v) for v in torch.randint(0, 2 * SHIFT + 1, (2,), generator=generator))
@@ -109,15 +109,15 @@ def clip_task(made: Renders, tokenizer: CLIPTokenizer) -> tuple[CLIPModel, Task]
         texts = texts[..., : int((texts != tokenizer.pad_token_id).sum(-1).max()) + 1]  # the end token is the padding
         with autocast():
             vision = model.vision_model(pixel_values=pixels)
-            seen = model.visual_projection(vision.pooler_output)
+            pictures = model.visual_projection(vision.pooler_output)
             read = model.get_text_features(input_ids=texts.flatten(0, 1)).pooler_output
             patches = head(vision.last_hidden_state[:, 1:]).float()
-        seen, read = F.normalize(seen.float(), dim=-1), F.normalize(read.float(), dim=-1)
+        pictures, read = F.normalize(pictures.float(), dim=-1), F.normalize(read.float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
-        loss, logits = contrastive_loss(seen, read.unflatten(0, texts.shape[:2]), texts, scale)
+        loss, logits = contrastive_loss(pictures, read.unflatten(0, texts.shape[:2]), texts, scale)
         figures = {"top1": (logits.argmax(1) == torch.arange(len(at))).float().mean().item(), "scale": scale.item()}
         if not shifted:
-            shares = torch.from_numpy(made.shares[pick]).flatten(1, 2).float() / 255
+            shares = torch.from_numpy(data.shares[pick]).flatten(1, 2).float() / 255
             by_patch = F.cross_entropy(patches.flatten(0, 1), shares.flatten(0, 1))
             loss = loss + PATCH_WEIGHT * by_patch
             figures["patches"] = by_patch.item()

@@ -176,13 +176,13 @@ class _Texts:
         return texts[..., : int((texts != self.padding).sum(-1).max()) + 1]  # the end token is the padding
 
 
-def _vision_batch(made: Renders, pick: NDArray[np.int64], flip: bool, shift: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _vision_batch(data: Renders, pick: NDArray[np.int64], flip: bool, shift: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Normalised pixels (B, 3, S, S) float32 and object classes (B, 256) int64, both moved by whole patches' parts.
 
     ``shift``: pixels (right, down) in [0, PATCH): the picture moves, and so do the classes once it is half a patch.
     """
-    pixels = clip_pixels(made.images[pick])
-    classes = torch.from_numpy(made.objects[pick].astype(np.int64))
+    pixels = clip_pixels(data.images[pick])
+    classes = torch.from_numpy(data.objects[pick].astype(np.int64))
     dx, dy = shift
     size, cells = pixels.shape[-1], classes.shape[-1]
     pixels = F.pad(pixels, (PATCH,) * 4, mode="replicate")[..., PATCH - dy :, PATCH - dx :][..., :size, :size]
@@ -206,30 +206,30 @@ def cell_loss(logits: Tensor, classes: Tensor) -> Tensor:
     return (of_objects + (each * background).sum() / background.sum().clamp(min=1)) / 2
 
 
-def judge_task(made: Renders, tokenizer: CLIPTokenizer) -> tuple[CLIPModel, Task]:
-    """The judge, untrained, and what trains it on ``made``."""
+def judge_task(data: Renders, tokenizer: CLIPTokenizer) -> tuple[CLIPModel, Task]:
+    """The judge, untrained, and what trains it on ``data``."""
     torch.manual_seed(15)
     model = build_judge(tokenizer)
     use_plain_attention(model)
     heads = nn.ModuleDict({"patches": nn.Linear(WIDTH, OBJECT_CLASSES), "pairs": nn.Linear(WIDTH, PAIRS)})
-    texts, pairs = _Texts(tokenizer, made.captions), present_pairs(made.captions)
+    texts, pairs = _Texts(tokenizer, data.captions), present_pairs(data.captions)
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         pick = np.sort(batch_indices(CONFIG, step, len(pairs)))
         at = torch.from_numpy(pick)
         flip = bool(step % 2)
         dx, dy = (int(v) for v in torch.randint(0, PATCH, (2,), generator=generator))
-        pixels, classes = _vision_batch(made, pick, flip, (dx, dy))
+        pixels, classes = _vision_batch(data, pick, flip, (dx, dy))
         ids = texts.batch(at, flip, step, generator)
         with autocast():
             vision = model.vision_model(pixel_values=pixels)
             patches = heads["patches"](vision.last_hidden_state[:, 1:]).float()
             anywhere = heads["pairs"](vision.pooler_output).float()
-            seen = model.visual_projection(vision.pooler_output)
+            pictures = model.visual_projection(vision.pooler_output)
             read = model.get_text_features(input_ids=ids.flatten(0, 1)).pooler_output
-        seen, read = F.normalize(seen.float(), dim=-1), F.normalize(read.float(), dim=-1)
+        pictures, read = F.normalize(pictures.float(), dim=-1), F.normalize(read.float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
-        loss, logits = contrastive_loss(seen, read.unflatten(0, ids.shape[:2]), ids, scale)
+        loss, logits = contrastive_loss(pictures, read.unflatten(0, ids.shape[:2]), ids, scale)
         by_patch = cell_loss(patches, classes)
         by_pair = F.binary_cross_entropy_with_logits(anywhere, pairs[at])
         own = torch.cat([logits.diagonal()[:, None], logits[:, -4:]], 1)

@@ -39,15 +39,15 @@ def train(config: PriorConfig, ranks: Ranks) -> None:
         _judge(config, ranks)
         return
     with ranks.in_turn():
-        made = renders(config.work, TRAIN_SEED, config.count)
+        data = renders(config.work, TRAIN_SEED, config.count)
     clip_folder, vae_folder = config.weights / "tabletop-clip", config.weights / "tabletop-sd" / "vae"
     if config.part == "all":
         clip_folder, vae_folder = config.work / "clip-final", config.work / "vae-final"
         if ranks.first:
-            _clip(made, config.work, clip_folder)
+            _clip(data, config.work, clip_folder)
         _judge(config, ranks)
-        _vae(made.images, config.work, vae_folder, ranks)
-    _unet(config, made, clip_folder, vae_folder, ranks)
+        _vae(data.images, config.work, vae_folder, ranks)
+    _unet(config, data, clip_folder, vae_folder, ranks)
 
 
 def _judge(config: PriorConfig, ranks: Ranks) -> None:
@@ -56,19 +56,19 @@ def _judge(config: PriorConfig, ranks: Ranks) -> None:
         return
     folder = config.work / "judge-final"
     if not (folder / "model.safetensors").exists():
-        made = renders(config.work, JUDGE_SEED, config.judge_count)
-        words = build_tokenizer(made.captions, config.work / "judge-tokenizer")
-        model, task = judge.judge_task(made, words)
+        data = renders(config.work, JUDGE_SEED, config.judge_count)
+        words = build_tokenizer(data.captions, config.work / "judge-tokenizer")
+        model, task = judge.judge_task(data, words)
         fit(task, config.work / "judge")
         save_clip(model, words, folder)
     shutil.copytree(folder, config.weights / "tabletop-judge", dirs_exist_ok=True)
     _record(config, "judge", f"{config.judge_count} renders; {_schedule(judge)}.")
 
 
-def _clip(made: Renders, work: Path, folder: Path) -> None:
+def _clip(data: Renders, work: Path, folder: Path) -> None:
     if not (folder / "model.safetensors").exists():
-        words = build_tokenizer(made.captions, work / "tokenizer")
-        model, task = clip.clip_task(made, words)
+        words = build_tokenizer(data.captions, work / "tokenizer")
+        model, task = clip.clip_task(data, words)
         fit(task, work / "clip")
         save_clip(model, words, folder)
 
@@ -84,19 +84,19 @@ def _vae(images: NDArray[np.uint8], work: Path, folder: Path, ranks: Ranks) -> N
     ranks.wait()
 
 
-def _unet(config: PriorConfig, made: Renders, clip_folder: Path, vae_folder: Path, ranks: Ranks) -> None:
+def _unet(config: PriorConfig, data: Renders, clip_folder: Path, vae_folder: Path, ranks: Ranks) -> None:
     ranks.wait()
     encoder = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
     autoencoder = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
-    ids = clip.token_ids(tokenizer, made.captions)
+    ids = clip.token_ids(tokenizer, data.captions)
     every = np.arange(config.count)
     moments = RowCache(
         config.work / f"moments-{model_identity(str(vae_folder))[:12]}",
         (2 * autoencoder.config.latent_channels, IMAGE_SIZE // 8, IMAGE_SIZE // 8),
         config.count,
         "latents",
-    ).rows(every, lambda rows: vae.encode_moments(autoencoder, made.images[rows]))
+    ).rows(every, lambda rows: vae.encode_moments(autoencoder, data.images[rows]))
     states = RowCache(
         config.work / f"states-{model_identity(str(clip_folder))[:12]}", (TOKENS, TEXT_WIDTH), config.count, "texts"
     ).rows(every, lambda rows: unet.encode_texts(encoder.text_model, ids[torch.from_numpy(rows)]))
@@ -129,16 +129,16 @@ def forecast(config: PriorConfig, ranks: Ranks) -> list[str]:
     for index in range(10):
         render(sample_scene(TRAIN_SEED, index), IMAGE_SIZE)
     seconds = {"renders": (time.perf_counter() - start) / 10 * (config.count + config.judge_count) / 2}
-    made = renders(config.work / "forecast", TRAIN_SEED, FORECAST_SAMPLES)  # some seconds, once
-    words = build_tokenizer(made.captions, config.work / "forecast" / "tokenizer")
+    data = renders(config.work / "forecast", TRAIN_SEED, FORECAST_SAMPLES)  # some seconds, once
+    words = build_tokenizer(data.captions, config.work / "forecast" / "tokenizer")
     moments = np.zeros((FORECAST_SAMPLES, 2 * LATENT_CHANNELS, IMAGE_SIZE // 8, IMAGE_SIZE // 8), np.float16)
     states = np.zeros((FORECAST_SAMPLES, TOKENS, TEXT_WIDTH), np.float16)
     tasks: dict[str, Task] = {}
     if config.part != "unet":
-        tasks["judge"] = judge.judge_task(made, words)[1]
+        tasks["judge"] = judge.judge_task(data, words)[1]
     if config.part == "all":
-        tasks["clip"] = clip.clip_task(made, words)[1]
-        tasks["vae"] = vae.vae_task(made.images, ranks)[1]
+        tasks["clip"] = clip.clip_task(data, words)[1]
+        tasks["vae"] = vae.vae_task(data.images, ranks)[1]
     if config.part != "judge":
         tasks["unet"] = unet.unet_task(moments, states, states[0], 1.0, ranks)[1]
     for name, task in tasks.items():
