@@ -81,10 +81,11 @@ A small CLIP (64 patches of 16 pixels at 128 x 128; 32 tokens; 128-dimensional e
 rendered still lifes. Its text tower conditions tabletop-sd. Contrastive loss with altered captions as hard negatives
 (words exchanged, or replaced by another of their kind).""",
     "tabletop-judge": """
-A small CLIP (256 patches of 8 pixels at 128 x 128; 32 tokens; 128-dimensional embeddings) that only judges: it is
-controlnet-lab's default for the CLIP score of still lifes. The prior shares no weights, seed or training picture with
-it. Contrastive loss with altered captions as hard negatives, every other shape among them; two linear heads, not part
-of the model, named the object that covers each patch and the objects of the picture.""",
+A small CLIP with a ConvNeXt for pictures (128 x 128; 32 tokens; 128-dimensional embeddings; transformers'
+`VisionTextDualEncoderModel`) that only judges: it is controlnet-lab's default for the CLIP score of still lifes. The
+prior shares no weights, seed, architecture or training picture with it. Contrastive loss with altered captions as hard
+negatives, every other shape among them; two heads, not part of the model, named shape and colour of what covers each
+cell of 8 pixels, and the objects of the picture.""",
 }
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import trange
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import AutoModel, CLIPModel, CLIPTokenizer
 
 from evaluation.judges.features import lite0_extractor
 from evaluation.metrics.intervals import Estimate, mean_interval
@@ -169,8 +169,8 @@ def kernel_distances(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dic
 
 
 def load_judge(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
-    """One of the package's CLIP models, in float32."""
-    return CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(), CLIPTokenizer.from_pretrained(folder)
+    """One of the package's CLIP models, whichever its towers, in float32."""
+    return AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), CLIPTokenizer.from_pretrained(folder)
 
 
 def judge_figures(folder: Path, images: NDArray[np.uint8], texts: list[str]) -> dict[str, Any]:

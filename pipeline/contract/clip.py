@@ -57,19 +57,22 @@ class Clip:
 
 
 def load_clip(name: str, device: str = "cpu", option: str = "") -> Clip:
-    """A CLIPModel from a folder or a hub; one without a preprocessor file gets CLIP's own normalisation at its size.
+    """Any two-tower model of transformers (CLIP, SigLIP, dual encoders) from a folder or a hub.
 
-    Raises CnlabError, which names ``option`` (see `loading`), when it cannot be loaded.
+    One without a preprocessor file gets CLIP's own normalisation at its size. Raises CnlabError, which names ``option``
+    (see `loading`), when it cannot be loaded or embeds no pictures.
     """
     with loading("clip", name, option):
-        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPImageProcessor
 
-        model: Any = CLIPModel.from_pretrained(name)
+        model: Any = AutoModel.from_pretrained(name)
+        if not hasattr(model, "get_image_features"):
+            raise TypeError(f"{type(model).__name__} has no picture and text towers")
         model = model.to(device).eval()
-        tokenizer = CLIPTokenizer.from_pretrained(name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
         if Path(name).is_dir() and not (Path(name) / "preprocessor_config.json").is_file():
             size = model.config.vision_config.image_size
             processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
         else:
-            processor = CLIPImageProcessor.from_pretrained(name)
+            processor = AutoImageProcessor.from_pretrained(name)
     return Clip(name, model, tokenizer, processor)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, VisionTextDualEncoderModel
 
 from trainer.prior.clip import MEAN, STD
 from trainer.prior.models import IMAGE_SIZE, build_scheduler
@@ -27,8 +27,8 @@ def _tidy_configs(folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write `tabletop-clip`: fp16 safetensors, tokenizer, image processor."""
+def save_clip(clip: CLIPModel | VisionTextDualEncoderModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write a CLIP: fp16 safetensors, tokenizer, image processor."""
     clip.half().save_pretrained(folder)
     clip.float()
     tokenizer.save_pretrained(folder)

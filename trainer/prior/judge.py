@@ -1,124 +1,70 @@
-"""`tabletop-judge`: a CLIP that only judges; the prior shares neither its seed, nor its pictures, nor its size.
+"""`tabletop-judge`: a CLIP that only judges; the prior shares neither its seed, nor its pictures, nor its architecture.
 
-Patches of 8 pixels instead of 16, for a cone and a pyramid differ in a few pixels. Three things make so small a
-transformer see shapes within minutes: its attention starts out local (after Zheng et al., "Structured Initialization
-for Vision Transformers", 2024), a head that is thrown away afterwards names shape and colour of what covers each patch,
-and another names those that are anywhere in the picture. The contrastive loss compares a picture with its caption under
-every other shape, and with other wrong words.
+Its vision tower is a small ConvNeXt (Liu et al., CVPR 2022): a cone and a pyramid differ in a few pixels, which a
+transformer of this size learns to see slowly (docs/log.md). Two heads that are thrown away afterwards teach it: one
+names shape and colour of what covers each cell, the other the objects that are anywhere in the picture. The
+contrastive loss compares a picture with its caption under every other shape, and with other wrong words.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTokenizer,
+    ConvNextConfig,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+)
 
 from pipeline.tabletop.scene import COLORS, SHAPES
 from trainer.prior.clip import KINDS, SWAPS, clip_pixels, contrastive_loss, kind_ids, replaced, token_ids
 from trainer.prior.cpu import autocast, use_plain_attention
 from trainer.prior.fit import FitConfig, Task, batch_indices
 from trainer.prior.models import IMAGE_SIZE, TOKENS, swapped
-from trainer.prior.renders import OBJECT_CLASSES, Renders
+from trainer.prior.renders import Renders
 
-CONFIG = FitConfig(steps=1500, lr=1.5e-3, batch=48, warmup=60, ema_decay=0.99, weight_decay=0.05, save_every=50, seed=5)
-PATCH, WIDTH, HEADS, LAYERS, TEXT_WIDTH, TEXT_LAYERS = 8, 128, 4, 6, 128, 2
-PAIRS = OBJECT_CLASSES - 2  # shapes times colours
-PATCH_WEIGHT, PAIR_WEIGHT = 2.0, 10.0  # beside a contrastive loss that starts at 4
-#: Frequencies of the position code, in half turns over the picture: an odd series peaks within a patch.
-FREQUENCIES = (1, 3, 5, 7)
-SHARPNESS = 2.5  # of the first attention: a neighbour of the cell that is looked at gets a few per cent
-#: Where the four heads of a layer look at first, in patches (right, down); three kinds of layers in turn.
-OFFSETS = (
-    ((1, 0), (-1, 0), (0, 1), (0, -1)),
-    ((1, 1), (-1, -1), (-1, 1), (1, -1)),
-    ((2, 0), (-2, 0), (0, 2), (0, -2)),
-)
+CONFIG = FitConfig(steps=1500, lr=2e-3, batch=48, warmup=50, ema_decay=0.99, weight_decay=0.05, save_every=50, seed=5)
+STEM, WIDTHS, DEPTHS = 4, (48, 128), (1, 3)  # pixels a side of the stem's patches; channels and blocks a stage
+CELL = STEM * 2 ** (len(WIDTHS) - 1)  # pixels a side of what a cell of the last stage stands for
+TEXT_WIDTH, TEXT_LAYERS, EMBEDDING = 128, 2, 128
+PAIRS = len(SHAPES) * len(COLORS)
+GROUNDS = 2  # wall and floor, the first classes of a cell
+CELL_WEIGHT, PAIR_WEIGHT = 2.0, 10.0  # beside a contrastive loss that starts at 4
 
 
-def build_judge(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A CLIP of 256 patches of 8 px, four heads that start local, and a text tower of two layers."""
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    model = CLIPModel(
-        CLIPConfig(
-            text_config={
-                **ids,
-                "hidden_size": TEXT_WIDTH,
-                "intermediate_size": 4 * TEXT_WIDTH,
-                "num_hidden_layers": TEXT_LAYERS,
-                "num_attention_heads": 4,
-                "vocab_size": len(tokenizer),
-                "max_position_embeddings": TOKENS,
-                "pad_token_id": tokenizer.pad_token_id,
-                "projection_dim": 128,
-            },
-            vision_config={
-                "hidden_size": WIDTH,
-                "intermediate_size": 4 * WIDTH,
-                "num_hidden_layers": LAYERS,
-                "num_attention_heads": HEADS,
-                "image_size": IMAGE_SIZE,
-                "patch_size": PATCH,
-                "projection_dim": 128,
-            },
-            projection_dim=128,
-        )
+def build_judge(tokenizer: CLIPTokenizer) -> VisionTextDualEncoderModel:
+    """A ConvNeXt of 16 x 16 cells of 8 px and a text tower of two layers."""
+    text = CLIPTextConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=TEXT_LAYERS,
+        num_attention_heads=4,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=TOKENS,
+        projection_dim=EMBEDDING,
     )
-    start_local(model)
-    return model
-
-
-def _position_code(side: int) -> Tensor:
-    """(side * side, 16) float32: cosine and sine of both coordinates at FREQUENCIES, row by row."""
-    at = torch.arange(side) * math.pi / side
-    angles = at[:, None] * torch.tensor(FREQUENCIES)
-    code = torch.stack([angles.cos(), angles.sin()], -1).flatten(1)  # (side, 8)
-    x, y = code[None].expand(side, -1, -1), code[:, None].expand(-1, side, -1)
-    return torch.cat([x, y], -1).flatten(0, 1)
-
-
-def _rotation(offset: tuple[int, int], side: int) -> Tensor:
-    """(16, 16): takes the code of a patch to that of the patch ``offset`` away."""
-    blocks = []
-    for steps in offset:
-        for frequency in FREQUENCIES:
-            turn = torch.tensor(steps * frequency * math.pi / side)
-            blocks.append(torch.stack([torch.stack([turn.cos(), -turn.sin()]), torch.stack([turn.sin(), turn.cos()])]))
-    rotation: Tensor = torch.block_diag(*blocks)
-    return rotation
-
-
-@torch.no_grad()
-def start_local(model: CLIPModel) -> None:
-    """Set positions, queries and keys so that at first each head looks at one neighbour of each patch.
-
-    The first 16 channels carry the position code and nothing else: no other layer writes there at first.
-    """
-    tower, code = model.vision_model, _position_code(IMAGE_SIZE // PATCH)
-    channels, side = code.shape[1], IMAGE_SIZE // PATCH
-    embeddings = tower.embeddings
-    content = embeddings.patch_embedding.weight[:channels].numel() ** 0.5 / channels**0.5
-    content *= embeddings.patch_embedding.weight.std().item()  # standard deviation of a channel for unit pixels
-    embeddings.patch_embedding.weight[:channels] = 0
-    embeddings.position_embedding.weight[:, :channels] = 0
-    embeddings.position_embedding.weight[1:, :channels] = code * content * 2**0.5
-    embeddings.class_embedding[:channels] = 0
-    width = WIDTH // HEADS
-    gain = (SHARPNESS * width**0.5 / 2) ** 0.5  # the code has amplitude sqrt(2) behind the layer norm
-    for depth, layer in enumerate(tower.encoder.layers):
-        attention = layer.self_attn
-        for head, offset in enumerate(OFFSETS[depth % len(OFFSETS)]):
-            rows = slice(head * width, head * width + channels)
-            for part, matrix in ((attention.q_proj, _rotation(offset, side)), (attention.k_proj, torch.eye(channels))):
-                part.weight[rows] = 0
-                part.weight[rows, :channels] = gain * matrix
-        attention.out_proj.weight[:channels] = 0
-        layer.mlp.fc2.weight[:channels] = 0
+    vision = ConvNextConfig(
+        hidden_sizes=list(WIDTHS),
+        depths=list(DEPTHS),
+        num_stages=len(WIDTHS),
+        patch_size=STEM,
+        image_size=IMAGE_SIZE,
+        layer_scale_init_value=1.0,  # so few blocks need no start near the identity
+        initializer_range=0.05,
+        hidden_size=WIDTHS[-1],  # which the two-tower class asks for
+    )
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=EMBEDDING)
+    return VisionTextDualEncoderModel(config)
 
 
 def present_pairs(captions: list[str]) -> Tensor:
@@ -177,16 +123,16 @@ class _Texts:
 
 
 def _vision_batch(data: Renders, pick: NDArray[np.int64], flip: bool, shift: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Normalised pixels (B, 3, S, S) float32 and object classes (B, 256) int64, both moved by whole patches' parts.
+    """Normalised pixels (B, 3, S, S) float32 and object classes (B, 256) int64, both moved by whole cells' parts.
 
-    ``shift``: pixels (right, down) in [0, PATCH): the picture moves, and so do the classes once it is half a patch.
+    ``shift``: pixels (right, down) in [0, CELL): the picture moves, and so do the classes once it is half a cell.
     """
     pixels = clip_pixels(data.images[pick])
     classes = torch.from_numpy(data.objects[pick].astype(np.int64))
     dx, dy = shift
     size, cells = pixels.shape[-1], classes.shape[-1]
-    pixels = F.pad(pixels, (PATCH,) * 4, mode="replicate")[..., PATCH - dy :, PATCH - dx :][..., :size, :size]
-    moved = [(v + PATCH // 2) // PATCH for v in (dx, dy)]
+    pixels = F.pad(pixels, (CELL,) * 4, mode="replicate")[..., CELL - dy :, CELL - dx :][..., :size, :size]
+    moved = [(v + CELL // 2) // CELL for v in (dx, dy)]
     index = [(torch.arange(cells) - v).clamp(min=0) for v in moved]
     classes = classes[:, index[1]][:, :, index[0]]
     if flip:
@@ -195,51 +141,58 @@ def _vision_batch(data: Renders, pick: NDArray[np.int64], flip: bool, shift: tup
 
 
 def cell_loss(logits: Tensor, classes: Tensor) -> Tensor:
-    """Cross-entropy of (B, P, OBJECT_CLASSES) logits and (B, P) classes; objects count as much as wall and floor.
+    """Cross-entropy of what covers each cell: wall, floor or which shape, and of what colour where it is an object.
 
-    They cover a fifth of the cells: one mean over all would be about backgrounds (docs/log.md).
+    logits (B, P, 2 + shapes + colours) float32, classes (B, P) int64 in [0, OBJECT_CLASSES). Objects count as much as
+    wall and floor: they cover a fifth of the cells, and one mean over all would be about backgrounds. Shape and colour
+    apart: as one class of forty, each shape would be learnt eight times (docs/log.md).
     """
-    each = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")
-    objects = (classes.flatten() > 1).float()
-    background = 1 - objects
-    of_objects = (each * objects).sum() / objects.sum().clamp(min=1)
-    return (of_objects + (each * background).sum() / background.sum().clamp(min=1)) / 2
+    logits, classes = logits.flatten(0, 1), classes.flatten()
+    objects = classes >= GROUNDS
+    shapes = torch.where(objects, (classes - GROUNDS) // len(COLORS) + GROUNDS, classes)
+    each = F.cross_entropy(logits[:, : -len(COLORS)], shapes, reduction="none")
+    colors = F.cross_entropy(
+        logits[objects, -len(COLORS) :], (classes[objects] - GROUNDS) % len(COLORS), reduction="sum"
+    )
+    of_objects = (each[objects].sum() + colors) / objects.sum().clamp(min=1)
+    return (of_objects + each[~objects].sum() / (~objects).sum().clamp(min=1)) / 2
 
 
-def judge_task(data: Renders, tokenizer: CLIPTokenizer) -> tuple[CLIPModel, Task]:
+def judge_task(data: Renders, tokenizer: CLIPTokenizer) -> tuple[VisionTextDualEncoderModel, Task]:
     """The judge, untrained, and what trains it on ``data``."""
     torch.manual_seed(15)
     model = build_judge(tokenizer)
-    use_plain_attention(model)
-    heads = nn.ModuleDict({"patches": nn.Linear(WIDTH, OBJECT_CLASSES), "pairs": nn.Linear(WIDTH, PAIRS)})
+    use_plain_attention(model.text_model)
+    cells = nn.Sequential(nn.LayerNorm(WIDTHS[-1]), nn.Linear(WIDTHS[-1], GROUNDS + len(SHAPES) + len(COLORS)))
+    heads = nn.ModuleDict({"cells": cells, "pairs": nn.Linear(WIDTHS[-1], PAIRS)})
     texts, pairs = _Texts(tokenizer, data.captions), present_pairs(data.captions)
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         pick = np.sort(batch_indices(CONFIG, step, len(pairs)))
         at = torch.from_numpy(pick)
         flip = bool(step % 2)
-        dx, dy = (int(v) for v in torch.randint(0, PATCH, (2,), generator=generator))
+        dx, dy = (int(v) for v in torch.randint(0, CELL, (2,), generator=generator))
         pixels, classes = _vision_batch(data, pick, flip, (dx, dy))
         ids = texts.batch(at, flip, step, generator)
         with autocast():
             vision = model.vision_model(pixel_values=pixels)
-            patches = heads["patches"](vision.last_hidden_state[:, 1:]).float()
+            cells = heads["cells"](vision.last_hidden_state.flatten(2).transpose(1, 2)).float()
             anywhere = heads["pairs"](vision.pooler_output).float()
             pictures = model.visual_projection(vision.pooler_output)
             read = model.get_text_features(input_ids=ids.flatten(0, 1)).pooler_output
         pictures, read = F.normalize(pictures.float(), dim=-1), F.normalize(read.float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
         loss, logits = contrastive_loss(pictures, read.unflatten(0, ids.shape[:2]), ids, scale)
-        by_patch = cell_loss(patches, classes)
+        by_cell = cell_loss(cells, classes)
         by_pair = F.binary_cross_entropy_with_logits(anywhere, pairs[at])
         own = torch.cat([logits.diagonal()[:, None], logits[:, -4:]], 1)
         figures = {
             "top1": (logits.argmax(1) == torch.arange(len(at))).float().mean().item(),
             "shape": (own.argmax(1) == 0).float().mean().item(),
             "scale": scale.item(),
-            "patches": by_patch.item(),
+            "cells": by_cell.item(),
             "pairs": by_pair.item(),
         }
-        return loss + PATCH_WEIGHT * by_patch + PAIR_WEIGHT * by_pair, figures
+        return loss + CELL_WEIGHT * by_cell + PAIR_WEIGHT * by_pair, figures
 
     return model, Task("judge", nn.ModuleDict({"clip": model, "heads": heads}), loss_of, CONFIG)
