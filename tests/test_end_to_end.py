@@ -64,7 +64,7 @@ def test_dataset_train_eval_study_and_a_second_time(tmp_path: Path) -> None:
 
 
 def test_model_cards_tell_what_was_measured() -> None:
-    for name in ("tabletop-sd", "tabletop-clip"):
+    for name in ("tabletop-sd", "tabletop-clip", "tabletop-judge"):
         card = (WEIGHTS / name / "README.md").read_text()
         assert "## Measured" in card
         assert card.count("...") >= 1  # intervals

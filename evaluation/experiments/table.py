@@ -17,8 +17,8 @@ TYPES = {
     "experiment": TEXT, "cell": TEXT, "dataset": TEXT, "condition": TEXT, "subset_size": WHOLE, "steps": WHOLE,
     "batch": WHOLE, "fault": TEXT, "dose": REAL, "selection": TEXT, "variant": TEXT, "hint": TEXT, "init": TEXT,
     "schedule": TEXT, "train_seed": WHOLE, "order_seed": WHOLE, "scoring": TEXT, "step": WHOLE, "metric": TEXT,
-    "value": REAL, "ci_low": REAL, "ci_high": REAL, "n": WHOLE, "model": TEXT, "dataset_fingerprint": TEXT,
-    "seconds": REAL, "plan": TEXT, "fingerprint": TEXT, "commit": TEXT,
+    "metric_version": TEXT, "value": REAL, "ci_low": REAL, "ci_high": REAL, "n": WHOLE, "model": TEXT,
+    "dataset_fingerprint": TEXT, "seconds": REAL, "plan": TEXT, "fingerprint": TEXT, "commit": TEXT,
 }  # fmt: skip
 COLUMNS = tuple(TYPES)
 ORDER = ["train_seed", "order_seed", "cell", "scoring", "metric", "step"]

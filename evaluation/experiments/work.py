@@ -115,7 +115,8 @@ def _score(run: Run, partner: Path, scoring: Scoring, images: int, places: Place
     _call(places, "evaluation.cli", arguments, places.logs / f"{run.id}-{scoring.name}.log")
     table = read_results(folder)
     own = table[~table["run"].isin(["real", "real/vae"]) & ~table["run"].str.contains("/")]
-    return [{**row, "scoring": scoring.name, "step": run.fact("step")} for row in records(own[["metric", *NUMBERS]])]
+    columns = ["metric", "metric_version", *NUMBERS]
+    return [{**row, "scoring": scoring.name, "step": run.fact("step")} for row in records(own[columns])]
 
 
 def _call(places: Places, module: str, arguments: list[str], log: Path) -> None:

@@ -34,8 +34,8 @@ def resolve_model(name: str) -> str:
 
 
 def resolve_clip(name: str) -> str:
-    """``tabletop`` -> the shipped CLIP; a local folder or a hub name as it is."""
-    return str(WEIGHTS / "tabletop-clip") if name == "tabletop" else name
+    """``tabletop`` -> the shipped judge, no part of the prior; a local folder or a hub name as it is."""
+    return str(WEIGHTS / "tabletop-judge") if name == "tabletop" else name
 
 
 def model_identity(name: str) -> str:
