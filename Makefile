@@ -42,8 +42,11 @@ export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE
 BIN   := .venv/bin
 READY := .venv/.ready
-DATA  := $(or $(NAME),$(notdir $(lastword $(subst :, ,$(SOURCE))))-$(CONDITION)-$(SIZE)-s$(SEED))
-RUN   := $(or $(NAME),$(DATA)-$(notdir $(MODEL))$(if $(STEPS),-$(STEPS)steps))
+q      = '$(subst ','\'',$(1))'
+# the names that the stages themselves would make; asked for where they are needed
+NAMES  = $(PYTHON) -m pipeline.contract.names --source $(call q,$(SOURCE)) --condition $(CONDITION) --size $(call q,$(SIZE)) --seed $(SEED)
+DATA   = $(or $(NAME),$(shell $(NAMES)))
+RUN    = $(or $(NAME),$(shell $(NAMES) --model $(call q,$(MODEL)) $(if $(STEPS),--steps $(STEPS))))
 
 all: dataset train eval study ## the main job: dataset, train, eval, study (default)
 
@@ -57,21 +60,21 @@ $(READY): requirements.lock pyproject.toml
 
 dataset: $(READY) ## raw images -> data/NAME (SOURCE, SIZE, CONDITION, SEED, WORKERS, SCHEDULER)
 	@echo "== dataset"
-	$(BIN)/cnlab-dataset build --source "$(SOURCE)" --size $(SIZE) --condition $(CONDITION) --seed $(SEED) \
-	  --workers $(WORKERS) --scheduler "$(SCHEDULER)" --name "$(DATA)" $(ARGS)
+	$(BIN)/cnlab-dataset build --source $(call q,$(SOURCE)) --size $(SIZE) --condition $(CONDITION) --seed $(SEED) \
+	  --workers $(WORKERS) --scheduler "$(SCHEDULER)" --name $(call q,$(DATA)) $(ARGS)
 
 train: $(READY) ## data/NAME -> runs/NAME (MODEL, STEPS, SEED)
 	@echo "== train"
-	$(BIN)/cnlab-train run --dataset "data/$(DATA)" --model "$(MODEL)" --seed $(SEED) --name "$(RUN)" \
+	$(BIN)/cnlab-train run --dataset $(call q,data/$(DATA)) --model $(call q,$(MODEL)) --seed $(SEED) --name $(call q,$(RUN)) \
 	  $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 eval: $(READY) ## runs/NAME -> results/results.parquet, report.html (IMAGES)
 	@echo "== eval"
-	$(BIN)/cnlab-eval --run "runs/$(RUN)" --images $(IMAGES) $(ARGS)
+	$(BIN)/cnlab-eval --run $(call q,runs/$(RUN)) --images $(IMAGES) $(ARGS)
 
 experiment: $(READY) ## cells trained and scored -> results/experiments/NAME (NAME, SIZES, SEEDS, STEPS, SCHEDULER)
 	@echo "== experiment $(or $(NAME),size)"
-	$(BIN)/cnlab-eval experiment $(or $(NAME),size) --source "$(SOURCE)" --condition $(CONDITION) --model "$(MODEL)" \
+	$(BIN)/cnlab-eval experiment $(or $(NAME),size) --source $(call q,$(SOURCE)) --condition $(CONDITION) --model $(call q,$(MODEL)) \
 	  --scheduler "$(SCHEDULER)" $(if $(SIZES),--sizes $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 sweep: ## how many images? the experiment on dataset sizes
@@ -85,7 +88,7 @@ POOL = $(shell n=$$(( $(IMAGES) / $(ITEMS) )); echo $$(( (n > 3 ? 3 : n < 1 ? 1 
 
 study: $(READY) ## blinded sheets, ControlNet against the prior alone -> studies/NAME (ITEMS)
 	@echo "== study"
-	$(BIN)/cnlab-study make --subjects "$(RUN)" "$(RUN)/prior" --dataset "data/$(DATA)" --out "studies/$(RUN)" \
+	$(BIN)/cnlab-study make --subjects $(call q,$(RUN)) $(call q,$(RUN)/prior) --dataset $(call q,data/$(DATA)) --out $(call q,studies/$(RUN)) \
 	  --items.per-sheet $(ITEMS) --items.pool $(POOL)
 
 prior: $(READY) ## train the shipped tabletop models from nothing (hours; PROCESSES=2: two that share each batch)

@@ -32,11 +32,14 @@ def build(config: Annotated[DatasetConfig, FLAT]) -> None:
         print(f"would write {config.folder}")
         return
     from pipeline.build.run import build as run_build
+    from pipeline.screen.checks import advice
 
     header = run_build(config)
     counts, rejects = header["counts"], header["rejects"]
     reasons = ", ".join(f"{k} {v}" for k, v in rejects.items()) or "none"
     print(f"{config.folder}: {counts['train']} train, {counts['eval']} eval, rejected: {reasons}")
+    if advised := advice(rejects, sum(counts.values()), config.resolve().limits):
+        print(f"note: {advised} (under another --name)")
     captions = header.get("caption_sources", {})
     print(f"captions: {', '.join(f'{name} {count}' for name, count in captions.items())}")
     if captions.get("filename"):

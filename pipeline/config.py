@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,14 +13,19 @@ from pipeline.captions import GIVEN_CAPTIONS
 from pipeline.contract.dataset import FORMAT
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.models import weights_identity
+from pipeline.contract.names import RENDERED, dataset_name
 from pipeline.contract.options import check_finite
-from pipeline.contract.sizes import format_size, parse_size
-from pipeline.screen import duplicates
-from pipeline.screen.limits import resolve_limits
+from pipeline.contract.schema import VARIANT_COLUMNS, shard_schema
+from pipeline.contract.sizes import parse_size
+from pipeline.screen import duplicates, limits
+from pipeline.screen.limits import LATER, OFF, resolve_limits
+from pipeline.sources import columns
 from pipeline.sources.columns import ReadConfig
 
-RENDERED = ("tabletop", "fill50k")  # sources that are drawn here, by rule
 EVAL_SHARE = {"tabletop": 1 / 32}  # a world is large; a folder of photographs is not
+#: Columns of every dataset, which a map must not take the place of. A map of unsaid kind is conditioning_image.
+RESERVED_COLUMNS = {*shard_schema(()).names, *VARIANT_COLUMNS} - {"conditioning_image"}
+CONDITION_NAME = re.compile(r"[\w-]{1,60}")
 RESERVED_SEEDS = 700_000  # from here on: worlds the shipped prior was trained and tested on
 #: Fields of `BuildPlan` that decide a dataset's content under their own names.
 DECIDING = ("seed", "eval_size", "image_size", "image_format", "block", "eval_share", "duplicates", "safe_rate")
@@ -68,12 +73,7 @@ class DatasetConfig(Settings):
     @property
     def folder(self) -> Path:
         """Where the dataset goes."""
-        return self.out / (self.name or self._default_name())
-
-    def _default_name(self) -> str:
-        path = self.source.partition(":")[2].rstrip("/*")
-        base = self.source if self.source in RENDERED else Path(path).name.replace(":", "-") or self.kind
-        return f"{base}-{'-'.join(self.condition)}-{format_size(parse_size(self.size))}-s{self.seed}"
+        return self.out / (self.name or dataset_name(self.source, self.condition, self.size, self.seed))
 
     def explicit(self) -> DatasetConfig:
         """The same options with the value of each automatic one."""
@@ -91,6 +91,8 @@ class DatasetConfig(Settings):
         """Check every option and fill in the automatic ones. Raises CnlabError."""
         check_finite(self)
         options = self.explicit()
+        # thresholds that are younger than tabletop's identity are off for it unless they are asked for
+        later = {name: OFF[name] for name in LATER} if self.kind == "tabletop" else {}
         plan = BuildPlan(
             **{f.name: getattr(options, f.name) for f in fields(Settings)},
             size=parse_size(options.size),
@@ -98,7 +100,7 @@ class DatasetConfig(Settings):
             image_format="png" if options.image_format == "png" else "jpeg",
             eval_share=options.eval_share,
             screen=options.screen,
-            limits=resolve_limits(options.screen, options.threshold),
+            limits=resolve_limits(options.screen, {**later, **options.threshold}),
             duplicates="on" if options.duplicates == "on" else "off",
             license=options.license,
         )
@@ -138,12 +140,20 @@ class BuildPlan(Settings):
         for names, option in ((self.condition, "condition"), (self.captions, "captions")):
             if not names or len(set(names)) != len(names):
                 raise CnlabError(f"{option} needs at least one name, each only once")
+        check_condition_names(self.condition)
 
     def identity(self, source_fingerprint: str, outside: str = "") -> dict[str, Any]:
         """Everything that decides the dataset's content, and nothing else (not workers, not paths).
 
         ``outside`` is the fingerprint of the source to decontaminate against.
         """
+        rules: dict[str, Any] = {
+            "sources": columns.RULES,
+            "screens": limits.RULES,
+            "copies": duplicates.RULES,
+            "read": asdict(self.read),
+            **({"reject_figures": 1} if self.kind not in RENDERED else {}),
+        }
         return {
             "format": FORMAT,
             "source": self.kind,
@@ -153,12 +163,28 @@ class BuildPlan(Settings):
             "conditions": list(self.condition),
             "captions": list(self.captions),
             "screen": self.screen,
-            "limits": self.limits,
+            "limits": {name: v for name, v in self.limits.items() if name not in LATER or v != OFF[name]},
             "weights": {name: weights_identity(path) for name, path in sorted(self.weights.items())},
             **{name: getattr(self, name) for name in DECIDING},
-            **({"duplicate_rules": duplicates.RULES} if self.duplicates == "on" else {}),
-            **({"reject_figures": 1} if self.kind not in RENDERED else {}),
+            **({} if self.kind == "tabletop" else {"rules": rules}),
         }
+
+
+def check_condition_names(names: tuple[str, ...]) -> None:
+    """Raise CnlabError for a name that no map can have: it becomes a column, and part of file names."""
+    for name in names:
+        if name.lower() in RESERVED_COLUMNS:
+            why = "is the name of a column that every dataset has"
+        elif name.lower().endswith("_params"):
+            why = "is called as columns of parameters are"
+        elif not CONDITION_NAME.fullmatch(name):
+            why = "must be of letters, digits, _ and -, at most 60"
+        else:
+            continue
+        raise CnlabError(
+            f"condition {name!r} {why}; give the map another one with --map-column NAME=COLUMN (of a folder "
+            f"NAME=maps/{name}/) and --condition NAME"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tyro import conf
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
+from pipeline.contract.names import last_part, plain_name
 from pipeline.contract.options import check_finite, check_least
 from pipeline.contract.sizes import format_size, parse_size
 
@@ -295,10 +296,9 @@ class Training:
     @property
     def folder(self) -> Path:
         """Where the run goes."""
-        model = self.model.rstrip("/").rsplit("/", 1)[-1]
         parts = [
-            self.dataset.name,
-            model,
+            plain_name(self.dataset.resolve().name),
+            plain_name(last_part(self.model)),
             *([self.variant] if self.variant != "controlnet" else []),
             *(["unlocked"] if self.unlock_decoder else []),
             *([f"n{format_size(self.subset)}"] if self.subset else []),

@@ -8,12 +8,22 @@ from typing import Any, NamedTuple
 
 from pipeline.build.sample import SampleBuilder, square
 from pipeline.build.shards import read_marks, read_shard, write_shard, write_table
-from pipeline.config import RENDERED, BuildPlan
+from pipeline.config import BuildPlan
 from pipeline.contract.dataset import Shard
 from pipeline.contract.identity import sha256_file
+from pipeline.contract.names import RENDERED
 from pipeline.contract.pictures import decode_image
 from pipeline.screen.checks import copy_figure, row_figures
-from pipeline.screen.duplicates import Mark, Twin, look_of, pack_look, perceptual_hash, pixel_hash, reason_of
+from pipeline.screen.duplicates import (
+    Mark,
+    Twin,
+    look_of,
+    pack_look,
+    perceptual_hash,
+    pixel_hash,
+    reason_of,
+    seeks_turns,
+)
 from pipeline.screen.thumbs import thumbnail
 from pipeline.sources import Rejected, open_source
 
@@ -64,7 +74,7 @@ def build_block(block: Block, plan: BuildPlan, fingerprint: str, expected: str |
     """Write one shard. One whose sha256 is ``expected``, the one of the ledger, stays as it is."""
     path, copies = plan.folder / block.file, set[int]()
     if expected and path.is_file() and sha256_file(path) == expected:
-        marks, copies = read_marks(path)
+        marks, copies = read_marks(path, seeks_turns(plan.limits))
     else:
         builder = _builder(plan, fingerprint)
         candidates = [builder.build(key, rank, block.split) for rank, key in enumerate(block.keys, block.first)]
@@ -91,11 +101,12 @@ def settle_block(
             reason, detail = reason_of(twin)
             identified = {name: row[name] for name in ("key", "rank", "split", "sha256", "phash")}
             image = decode_image(row["image"]["bytes"])
-            look = pack_look(look_of(image, row["phash"]))
+            if seeks_turns(plan.limits):
+                identified["look"] = pack_look(look_of(image, row["phash"]))
             why: dict[str, Any] = {"reason": reason, "detail": detail, "thumbnail": thumbnail(image)}
             if plan.kind not in RENDERED:
                 why["figures"] = {**row_figures(row, plan.condition), **copy_figure(twin)}
-            rejects.append({**identified, "look": look, **why})
+            rejects.append({**identified, **why})
     remaining = [at for at, rank in enumerate(ranks) if rank not in twins]
     if len(remaining) > room:
         remaining = remaining[:room]

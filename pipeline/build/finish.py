@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.build.pool import Pool
+from pipeline.build.schedule import NothingTakenError
 from pipeline.config import BuildPlan
 from pipeline.contract.dataset import FORMAT, HEADER, REJECT_COLUMNS, REJECTS, Shard, read_columns, shards_fingerprint
-from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic, write_json
 from pipeline.contract.identity import code_version, sha256_file
+from pipeline.screen.checks import advice
 
 
 def write_rejects(folder: Path, shards: list[Shard]) -> dict[str, int]:
@@ -94,9 +95,9 @@ def seal(
 def _check_counts(plan: BuildPlan, counts: dict[str, int], reasons: dict[str, int]) -> None:
     if not counts["train"] or not counts["eval"]:
         why = ", ".join(f"{k} {v}" for k, v in reasons.items()) or "none rejected"
-        raise CnlabError(
-            f"{plan.folder}: {counts['train']} train and {counts['eval']} eval samples are left ({why}); "
-            "both must have some: add images, raise --eval-share or relax the thresholds"
+        raise NothingTakenError(
+            f"{plan.folder}: {counts['train']} train and {counts['eval']} eval samples are left ({why}); both must "
+            f"have some: {advice(reasons, sum(counts.values()), plan.limits) or 'add images, or raise --eval-share'}"
         )
     for name, count in (("train", plan.size), ("eval", plan.eval_size)):
         if counts[name] < count:

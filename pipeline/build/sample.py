@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pipeline.captions import Captioner, clean_caption, get_captioner
 from pipeline.conditions import REGISTRY, Condition, Params, get_condition, weight_free
 from pipeline.conditions.base import safe_quantise, sample_rng
-from pipeline.config import RENDERED, BuildPlan
+from pipeline.config import BuildPlan
 from pipeline.contract.errors import CnlabError
+from pipeline.contract.names import RENDERED
 from pipeline.contract.pictures import decode_image, encode_jpeg, encode_png
 from pipeline.screen.captions import screen_caption
 from pipeline.screen.checks import ABSOLUTE, Figures, caption_figures, map_figures, raw_figures
@@ -172,6 +173,7 @@ class SampleBuilder:
         rng = sample_rng(self.plan.seed, name, raw.key)
         params = condition.draw(rng)
         picture = self._picture(condition, raw, image, params)
+        params |= raw.map_params.get(name, {})
         screen_map(image, picture, condition, self.limits)
         if condition.soft and rng.random() < self.plan.safe_rate:
             picture, params = safe_quantise(picture), {**params, "safe": True}

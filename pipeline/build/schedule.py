@@ -20,9 +20,14 @@ from pipeline.build.shards import read_rejects
 from pipeline.config import BuildPlan
 from pipeline.contract.dataset import Shard
 from pipeline.contract.errors import CnlabError
+from pipeline.screen.checks import advice
 from pipeline.screen.duplicates import Index, judge, reason_of
 
 GIVE_UP = 2048  # candidates without a single good one: the thresholds do not fit this source
+
+
+class NothingTakenError(CnlabError):
+    """All candidates of a split were judged and none was taken: no shard of this build is of use to any other."""
 
 
 class Ledger:
@@ -156,7 +161,7 @@ class Schedule:
         split.accepted += min(room, shard.rows - len(twins))
         split.judged += 1
         if not split.accepted and block.first + len(block.keys) >= GIVE_UP:
-            raise CnlabError(self._rejection_message(split))
+            raise NothingTakenError(self._rejection_message(split))
 
     def _rejection_message(self, split: Split) -> str:
         folder = self.plan.folder
@@ -165,7 +170,7 @@ class Schedule:
         why = ", ".join(f"{name} {count}" for name, count in reasons.most_common(4))
         return (
             f"none of the first {sum(reasons.values())} candidates for {split.name} was accepted ({why}); "
-            "look at the images, or relax the thresholds with --threshold or --screen"
+            f"{advice(reasons, 0, self.plan.limits) or 'look at the images'}"
         )
 
 

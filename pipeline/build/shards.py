@@ -60,12 +60,18 @@ def _rejects(metadata: dict[bytes, bytes]) -> list[dict[str, Any]]:
     return rejects
 
 
-def read_marks(path: Path) -> tuple[list[Mark], set[int]]:
-    """Marks of a shard's rows and of its rejected copies, in rank order; and the ranks of the latter."""
+def read_marks(path: Path, looks: bool) -> tuple[list[Mark], set[int]]:
+    """Marks of a shard's rows and of its rejected copies, in rank order; and the ranks of the latter.
+
+    ``looks``: with what tells mirrored, turned and cropped copies.
+    """
     names = [name for name in Mark._fields if name != "look"]
-    file = pq.read_table(path, columns=[*names, "image"])
+    file = pq.read_table(path, columns=[*names, "image"] if looks else names)
     copies = [r for r in _rejects(file.schema.metadata) if r.get("phash")]
-    marks = [Mark(**{name: row[name] for name in names}, look=_look(row)) for row in (*file.to_pylist(), *copies)]
+    marks = [
+        Mark(**{name: row[name] for name in names}, look=_look(row) if looks else None)
+        for row in (*file.to_pylist(), *copies)
+    ]
     return sorted(marks, key=lambda mark: mark.rank), {r["rank"] for r in copies}
 
 

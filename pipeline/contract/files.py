@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from pipeline.contract.errors import CnlabError, FolderInUseError
 
+LOCK = ".lock"
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -81,7 +83,7 @@ def read_json(path: Path) -> Any:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold ``folder`` for this process; a second one gets a FolderInUseError at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

@@ -14,6 +14,9 @@ from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
 from pipeline.contract.options import differing
 
+#: What fields of identities say that their names do not.
+MEANINGS = {"source_fingerprint": "files of the source were added, removed, changed or touched"}
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces, the text that fingerprints are taken of."""
@@ -40,7 +43,11 @@ def check_fingerprint(header: Path, expected: str, identity: dict[str, Any] | No
         return False
     record = read_json(header)
     if record.get("fingerprint") != expected:
-        names = differing(record["config"], identity) if identity and isinstance(record.get("config"), dict) else []
+        before = record.get("config")
+        names: list[str] = []
+        if identity and isinstance(before, dict):
+            names = list(dict.fromkeys([*differing(before, identity), *differing(identity, before)]))
+        names = [f"{name} ({MEANINGS[name]})" if name in MEANINGS else name for name in names]
         why = f"it differs in {', '.join(names)}" if names else "its fingerprint differs"
         raise CnlabError(
             f"{header.parent} was made with another configuration ({why}); give this one another NAME "

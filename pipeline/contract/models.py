@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.contract.errors import CnlabError, first_line
+from pipeline.contract.hub import require_hub
 from pipeline.contract.identity import fingerprint, sha256_file
 
 #: Suffixes of what decides a model's outputs: weights and configurations, not cards or pictures.
@@ -21,14 +22,15 @@ def loading(name: str, where: str, option: str = "") -> Iterator[None]:
 
     ``option`` is how the command at hand takes another one; by default the dataset's ``--weights NAME``.
     """
+    way_out = f"give a local folder or another hub name with {option or f'--weights {name}'} PATH"
+    require_hub(where, "model", way_out)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # of optional parts that are not used here
             yield
     except Exception as error:  # damaged files and unreachable hubs raise nearly anything
         raise CnlabError(
-            f"the model {name!r} cannot be loaded from {where} ({type(error).__name__}: {first_line(error)}); "
-            f"give a local folder or another hub name with {option or f'--weights {name}'} PATH"
+            f"the model {name!r} cannot be loaded from {where} ({type(error).__name__}: {first_line(error)}); {way_out}"
         ) from error
 
 

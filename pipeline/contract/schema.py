@@ -8,6 +8,7 @@ import pyarrow as pa
 
 #: Columns of a row: what was measured on the stored square.
 FIGURES = ("brightness", "contrast", "sharpness", "blur", "chroma", "clipped", "border")
+VARIANT_COLUMNS = ("faults",)  # of datasets made from datasets
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # how `datasets` stores a picture
 DTYPES = {pa.string(): "string", pa.int64(): "int64", pa.int32(): "int32", pa.float32(): "float32"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.contract.errors import CnlabError
 
 SUFFIXES = {"k": 1_000, "m": 1_000_000}
+MOST = 1e12  # and nothing that is infinite or no number
 
 
 def parse_size(text: str | int) -> int:
@@ -16,7 +17,7 @@ def parse_size(text: str | int) -> int:
         number = float(digits) * factor
     except ValueError:
         number = -1.0
-    if number < 1 or number != int(number):
+    if not 1 <= number <= MOST or number != int(number):
         raise CnlabError(f"size {text!r} is not a positive number such as 2000 or 50k")
     return int(number)
 

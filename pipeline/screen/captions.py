@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 
 from pipeline.sources.base import Rejected
@@ -14,13 +15,16 @@ FILE_NAME = re.compile(
 )
 HEX = re.compile(r"(?i)^[0-9a-f-]{16,}$")
 URL = re.compile(r"(?i)^(https?://|www\.)\S+$")
-MARKUP = re.compile(r"<[a-zA-Z/!][^>]*>")
+#: HTML: closing tags, comments, attributes, and tags that stand alone; `<sks>` is the token of a new concept.
+MARKUP = re.compile(
+    r"(?i)</[a-z][a-z0-9]*\s*>|<!(--|doctype)|<[a-z][a-z0-9]*\s[^<>]*=|<(br|hr|p|div|img|li|h[1-6])\s*/?>"
+)
 
 
 def screen_caption(text: str, limits: Mapping[str, float]) -> None:
     """Raise `Rejected` with caption_empty, caption_too_long or caption_not_text."""
     text = text.strip()
-    if not text or len(text) < limits["min_caption"]:
+    if not text or caption_length(text) < limits["min_caption"]:
         if limits["min_caption"] > 0:
             raise Rejected("caption_empty", repr(text))
         return
@@ -30,10 +34,19 @@ def screen_caption(text: str, limits: Mapping[str, float]) -> None:
         raise Rejected("caption_not_text", f"{why}: {text[:80]!r}")
 
 
+def caption_length(text: str) -> int:
+    """Characters, those of Chinese, Japanese and Korean three times: one of them is a syllable or a word."""
+    return sum(3 if unicodedata.category(c) == "Lo" and unicodedata.east_asian_width(c) in "WH" else 1 for c in text)
+
+
 def letter_share(text: str) -> float:
-    """Share of letters among the characters of a text (not empty) that are no blanks."""
-    solid = [c for c in text if not c.isspace()]
-    return sum(c.isalpha() for c in solid) / len(solid)
+    """Share of letters and their marks among the characters of a text (not empty) that are no blanks.
+
+    Marks are the vowels of Indic, Khmer, Thai and Tibetan scripts, and of pointed Arabic and Hebrew.
+    """
+    kinds = [unicodedata.category(c) for c in text if not c.isspace()]
+    shown = [kind for kind in kinds if kind != "Cf"]
+    return sum(kind[0] in "LM" for kind in shown) / max(len(shown), 1)
 
 
 def _not_text(text: str, min_letters: float) -> str:

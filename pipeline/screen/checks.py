@@ -17,10 +17,10 @@ from pipeline.conditions import Condition, get_condition
 from pipeline.conditions.base import Given
 from pipeline.contract.pictures import decode_image
 from pipeline.contract.schema import FIGURES
-from pipeline.screen.captions import letter_share, screen_caption
+from pipeline.screen.captions import caption_length, letter_share, screen_caption
 from pipeline.screen.duplicates import Twin
-from pipeline.screen.limits import PRESETS
-from pipeline.screen.maps import alignment, screen_map
+from pipeline.screen.limits import OFF, PRESETS
+from pipeline.screen.maps import QUARTERS, alignment, map_range, screen_map
 
 Figures = dict[str, float]
 #: Thresholds at which only faults without a figure are left: a caption that is a file name, a map of one value.
@@ -52,7 +52,7 @@ CHECKS = (
     Check("min_side", "short_side", True, "too_small", "shorter side of the original, pixels"),
     Check("max_aspect", "aspect", False, "aspect", "longer side over shorter"),
     Check("min_jpeg_quality", "jpeg_quality", True, "jpeg_damage", "JPEG quality by its tables, 1 ... 100"),
-    Check("max_blockiness", "blockiness", False, "jpeg_damage", "jump across 8-pixel blocks over jumps inside"),
+    Check("max_blockiness", "blockiness", False, "jpeg_damage", "share of coarse steps inside 8-pixel blocks"),
     Check("min_contrast", "contrast", True, "uniform", "standard deviation of grey, 0 ... 1"),
     Check("max_clipped", "clipped", False, "exposure", "share of black or white pixels"),
     Check("max_border", "border", False, "border", "share of the square in bars"),
@@ -60,10 +60,12 @@ CHECKS = (
     Check("max_blur", "blur", False, "blur", "blur of the sharpest tile, 0 ... 1"),
     Check("min_map_share", "map_share", True, "map_empty", "share of lit pixels"),
     Check("max_map_share", "map_share", False, "map_saturated", "share of lit pixels"),
+    Check("min_map_range", "map_range", True, "map_flat", "levels between the least and the largest value"),
     Check("max_light", "light_share", False, "map_inverted", "share of light pixels"),
     Check("max_shift_gain", "shift_gain", False, "map_misaligned", "how much better it fits moved or mirrored"),
+    Check("max_turn_gain", "turn_gain", False, "map_misaligned", "how much better it fits turned by a quarter"),
     Check("min_map_fit", "map_fit", True, "map_misaligned", "correlation of structure with the image"),
-    Check("min_caption", "caption_length", True, "caption_empty", "characters"),
+    Check("min_caption", "caption_length", True, "caption_empty", "characters, CJK three times"),
     Check("max_caption", "caption_length", False, "caption_too_long", "characters"),
     Check("min_letters", "letter_share", True, "caption_not_text", "share of letters"),
     Check("min_clip", "clip_match", True, "caption_mismatch", "CLIP similarity of caption and image"),
@@ -87,11 +89,14 @@ def map_figures(image: NDArray[np.uint8], picture: NDArray[np.uint8], condition:
     figures: Figures = {}
     if condition.binary:
         figures[f"map_share/{condition.name}"] = float((picture > 127).mean())
+    else:
+        figures[f"map_range/{condition.name}"] = map_range(picture)
     if condition.light_on_dark:
         figures[f"light_share/{condition.name}"] = float((picture > 127).mean())
     if isinstance(condition, Given) and condition.aligned:
         fit, elsewhere, _ = alignment(image, picture)
         figures |= {f"shift_gain/{condition.name}": elsewhere - fit, f"map_fit/{condition.name}": fit}
+        figures[f"turn_gain/{condition.name}"] = alignment(image, picture, QUARTERS)[1] - fit
     return figures
 
 
@@ -99,7 +104,7 @@ def caption_figures(text: str) -> Figures:
     """Of a caption. Raises `Rejected` for what has no figure."""
     screen_caption(text, ABSOLUTE)
     text = text.strip()
-    return {"caption_length": len(text), **({"letter_share": letter_share(text)} if text else {})}
+    return {"caption_length": caption_length(text), **({"letter_share": letter_share(text)} if text else {})}
 
 
 def row_columns(conditions: Sequence[str]) -> list[str]:
@@ -142,3 +147,24 @@ def failed(figures: Mapping[str, NDArray[np.floating]], limits: Mapping[str, flo
         bad = ~check.passes(figures[name], limits[check.threshold])
         masks[check.threshold] = masks[check.threshold] | bad if check.threshold in masks else bad
     return masks
+
+
+def advice(reasons: Mapping[str, int], accepted: int, limits: Mapping[str, float]) -> str:
+    """What would take a set most of which was rejected for one reason; "" for any other set.
+
+    ``reasons``: rejected samples by reason.
+    """
+    reason, count = max(reasons.items(), key=lambda item: item[1], default=("", 0))
+    total = sum(reasons.values()) + accepted
+    if 2 * count <= total:
+        return ""
+    most = f"{count} of {total} candidates were rejected as {reason}"
+    names = [check.threshold for check in CHECKS if check.reason == reason]
+    if not names:
+        return f"{most}, which no threshold decides; rejects.html shows them"
+    stated = ", ".join(f"{name} {limits[name]:g}" for name in names)
+    off = {**OFF, "duplicate_bits": -1.0}  # not switched off by any preset
+    switch = "--threshold " + " ".join(f"{name} {off[name]:g}" for name in names)
+    presets = [p for p in ("render", "off") if all(PRESETS[p][name] == off[name] for name in names)]
+    also = f", as --screen {presets[0]} does" if presets else ""
+    return f"{most} ({stated}); if they are as they should be, {switch} takes them{also}"

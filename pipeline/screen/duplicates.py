@@ -8,6 +8,7 @@ earlier one; that is what keeps the subset of size n a prefix of every larger on
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import cv2
@@ -242,6 +243,11 @@ class Index:
 def bits_of(phash: str) -> NDArray[np.uint64]:
     """64 hex digits -> (4,) uint64."""
     return np.frombuffer(bytes.fromhex(phash), dtype=np.uint64)
+
+
+def seeks_turns(limits: Mapping[str, float]) -> bool:
+    """Whether mirrored, turned or cropped copies are looked for, so that looks are needed."""
+    return limits["mirror_bits"] >= 0 or limits["min_crop_fit"] <= 1
 
 
 def judge(index: Index, marks: list[Mark], copies: set[int], split: str, room: int) -> dict[int, Twin]:

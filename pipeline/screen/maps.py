@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,12 +15,25 @@ from pipeline.sources.base import Rejected
 
 CELLS = 48  # a side, for comparing structure: fine enough for a shift of 8 pixels in 128
 NEAR = 1.5  # cells: a better fit that close by is no evidence of a shift
+Turn = Callable[[NDArray[Any]], NDArray[Any]]
+UPRIGHT: dict[str, Turn] = {
+    "moved": lambda cells: cells,
+    "mirrored": lambda cells: cells[:, ::-1],
+    "upside down": lambda cells: cells[::-1],
+    "turned": lambda cells: cells[::-1, ::-1],
+}
+QUARTERS: dict[str, Turn] = {
+    "turned a quarter to the left": np.rot90,
+    "turned a quarter to the right": lambda cells: np.rot90(cells, -1),
+    "mirrored along a diagonal": np.transpose,
+    "mirrored along the other diagonal": lambda cells: np.rot90(cells, 2).T,
+}
 
 
 def screen_map(
     image: NDArray[np.uint8], made: NDArray[np.uint8], condition: Condition, limits: Mapping[str, float]
 ) -> None:
-    """Raise `Rejected` with map_size, map_empty, map_saturated, map_inverted or map_misaligned."""
+    """Raise `Rejected` with map_size, map_empty, map_flat, map_saturated, map_inverted or map_misaligned."""
     if made.shape[:2] != image.shape[:2]:
         raise Rejected(
             "map_size", f"{condition.name}: {made.shape[1]}x{made.shape[0]}, image {image.shape[1]}x{image.shape[0]}"
@@ -32,17 +46,25 @@ def screen_map(
             raise Rejected("map_saturated", f"{condition.name}: {lit:.3f} lit")
     elif limits["min_map_share"] > 0 and int(np.ptp(made)) == 0:
         raise Rejected("map_empty", f"{condition.name}: one value everywhere")
+    elif (levels := map_range(made)) < limits["min_map_range"]:
+        raise Rejected("map_flat", f"{condition.name}: its values lie within {levels} of 255 levels")
     if condition.light_on_dark and (light := float((made > 127).mean())) > limits["max_light"]:
         raise Rejected("map_inverted", f"{condition.name}: {light:.2f} of it is light")
     if isinstance(condition, Given) and condition.aligned:  # an extracted map is of this image by construction
         _check_fit(image, made, condition.name, limits)
 
 
+def map_range(picture: NDArray[np.uint8]) -> int:
+    """Levels between the least and the largest value of the channel that has most, 0 ... 255."""
+    return int(np.ptp(picture, axis=(0, 1)).max())
+
+
 def _check_fit(image: NDArray[np.uint8], made: NDArray[np.uint8], name: str, limits: Mapping[str, float]) -> None:
     """A given map that fits the image better when moved or mirrored, or not at all, belongs elsewhere."""
-    here, elsewhere, how = alignment(image, made)
-    if elsewhere - here > limits["max_shift_gain"]:
-        raise Rejected("map_misaligned", f"{name}: correlation {here:.2f}, {how} {elsewhere:.2f}")
+    for turns, gain in ((UPRIGHT, "max_shift_gain"), (QUARTERS, "max_turn_gain")):
+        here, elsewhere, how = alignment(image, made, turns)
+        if elsewhere - here > limits[gain]:
+            raise Rejected("map_misaligned", f"{name}: correlation {here:.2f}, {how} {elsewhere:.2f}")
     if here < limits["min_map_fit"]:
         raise Rejected("map_misaligned", f"{name}: correlation {here:.2f}, another image's map?")
 
@@ -64,15 +86,17 @@ def structure(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     return cells / norm if norm > 1e-3 else np.zeros_like(cells)
 
 
-def alignment(image: NDArray[np.uint8], made: NDArray[np.uint8]) -> tuple[float, float, str]:
-    """(correlation of structure in place, the best elsewhere, where that is): shifts of up to a quarter, mirrors."""
+def alignment(
+    image: NDArray[np.uint8], made: NDArray[np.uint8], turns: Mapping[str, Turn] = UPRIGHT
+) -> tuple[float, float, str]:
+    """(correlation of structure in place, the best elsewhere, where that is): turns, shifted by up to a quarter."""
     a, b = structure(image), structure(made)
     here = float((a * b).sum())
     offsets = np.fft.fftfreq(CELLS, 1 / CELLS)
     far = np.hypot(offsets[:, None], offsets[None])
     best, how = -1.0, ""
-    for name, other in (("moved", b), ("mirrored", b[:, ::-1]), ("upside down", b[::-1]), ("turned", b[::-1, ::-1])):
-        surface = np.fft.irfft2(np.fft.rfft2(a) * np.conj(np.fft.rfft2(other)), s=a.shape)
+    for name, turn in turns.items():
+        surface = np.fft.irfft2(np.fft.rfft2(a) * np.conj(np.fft.rfft2(turn(b))), s=a.shape)
         allowed = far <= CELLS / 4
         if name == "moved":
             allowed &= far > NEAR

@@ -25,6 +25,7 @@ class Raw:
     captions  caption source -> text, best first, as they came: ``sidecar``, ``metadata``, ``filename``, ``template``
     width     of the original, upright, pixels; ``height`` likewise
     maps      ground-truth maps that come with the source, name -> (H, W, 3) uint8, aligned with ``image``
+    map_params  name -> what was done to such a map (scale, alpha, near), for its row
     facts     of the file: ``format`` (Pillow's name), ``mode``, ``jpeg_quality`` (1 ... 100), ``license`` ...
     """
 
@@ -35,6 +36,7 @@ class Raw:
     height: int
     maps: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    map_params: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.contract.errors import CnlabError
+from pipeline.sources.deep import Scale
 
-RULES = 2  # version of how sources of photographs are read; part of their datasets' identity
+RULES = 3  # version of how sources of photographs are read; part of their datasets' identity
 
 #: Names of the picture, best first.
 IMAGE_NAMES = (
@@ -35,6 +37,9 @@ class ReadConfig:
     caption_column: str = ""  # column of the caption
     map_column: tuple[str, ...] = ()  # NAME=COLUMN of a map; of a folder also NAME=SUBFOLDER/
     follow_links: bool = False  # enter linked folders and read linked files outside the folder
+    map_scale: Scale = "range"  # how a given map of more than 8 bits becomes 8: by its range, its percentiles 2 and 98,
+    # inverse (distances; near becomes white), or full (65535 is 255)
+    depth_near: Literal["white", "black"] = "white"  # how near looks in given depth; black is turned over
 
     @property
     def maps(self) -> dict[str, str]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -22,12 +24,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError, features
 
 from pipeline.sources.base import Rejected
+from pipeline.sources.deep import high_byte
 
 #: Pillow's readers that are used. JPEG's hands phones' files with a second picture on as MPO; the first is taken.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(("AVIF",) if features.check("avif") else ()))
 MAX_PIXELS = 64_000_000  # decompression-bomb cap; Pillow itself only warns at 89 million
 MAX_BYTES = 256_000_000
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")  # 16-bit grey
+WIDE = ("I", "F")  # 32 bits
+ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 PLAIN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "CMYK", "HSV")
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")  # their first bytes
 #: The luminance table of ITU-T T.81, Annex K.1, which IJG's quality scale multiplies.
@@ -38,12 +43,33 @@ LUMINANCE = np.array(
 )  # fmt: skip
 
 
-def decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, dict[str, Any]]:
+@dataclass(frozen=True)
+class Reading:
+    """How pixels become 8-bit sRGB; by default as those of photographs do.
+
+    ground    grey level that shows through alpha
+    profiles  colours are converted by their ICC profile
+    deep      16-bit grey to 8 bits; a map's also 32-bit integers and floats
+    """
+
+    ground: int = 255
+    profiles: bool = True
+    deep: Callable[[NDArray[Any]], NDArray[np.uint8]] = high_byte
+    modes: tuple[str, ...] = (*PLAIN, *DEEP)
+
+
+PHOTOGRAPH = Reading()
+
+
+def decode(
+    data: bytes, image_size: int, reading: Reading = PHOTOGRAPH
+) -> tuple[NDArray[np.uint8], int, int, dict[str, Any]]:
     """Decode one image.
 
-    Returns (image, width, height, facts): image (H, W, 3) uint8 sRGB, upright, alpha composited on white. A JPEG may
-    come reduced by 2, 4 or 8 (draft mode), its shorter side still at least ``image_size``; width and height are the
-    original's, upright. facts: ``format``, ``mode``, ``icc`` (none, applied, broken), ``jpeg_quality`` (1 ... 100).
+    Returns (image, width, height, facts): image (H, W, 3) uint8 sRGB, upright, alpha composited on the ground. A JPEG
+    may come reduced by 2, 4 or 8 (draft mode), its shorter side still at least ``image_size``; width and height are the
+    original's, upright. facts: ``format``, ``mode``, ``icc`` (none, applied, broken), ``jpeg_quality`` (1 ... 100),
+    ``alpha`` (whether something may be transparent).
     Raises `Rejected` and nothing else.
     """
     if len(data) > MAX_BYTES:
@@ -51,7 +77,7 @@ def decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, d
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters is raised or checked here
-            return _decode(data, image_size)
+            return _decode(data, image_size, reading)
     except Rejected:
         raise
     except UnidentifiedImageError as error:
@@ -64,7 +90,7 @@ def decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, d
         raise Rejected("decode", f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def _decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, dict[str, Any]]:
+def _decode(data: bytes, image_size: int, reading: Reading) -> tuple[NDArray[np.uint8], int, int, dict[str, Any]]:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -72,7 +98,7 @@ def _decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, 
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":
             raise Rejected("animated", f"{frames} frames of {image.format}")
-        if image.mode not in (*PLAIN, *DEEP):
+        if image.mode not in reading.modes:
             raise Rejected("unsupported_mode", image.mode)
         facts: dict[str, Any] = {"format": image.format, "mode": image.mode, "icc": "none"}
         if isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -83,7 +109,9 @@ def _decode(data: bytes, image_size: int) -> tuple[NDArray[np.uint8], int, int, 
         icc = image.info.get("icc_profile")
         image.load()
         picture = image if orientation == 1 else ImageOps.exif_transpose(image) or image  # it copies what is upright
-        colours, facts["icc"] = _to_srgb(picture, icc)
+        if image.mode in ALPHA or "transparency" in image.info:
+            facts["alpha"] = True
+        colours, facts["icc"] = _to_srgb(picture, icc if reading.profiles else None, reading)
     if turned:
         width, height = height, width
     return np.asarray(colours, dtype=np.uint8), width, height, facts
@@ -102,13 +130,12 @@ def _table_sums() -> NDArray[np.int64]:
     return np.array([np.clip((LUMINANCE * scale + 50) // 100, 1, 255).sum() for scale in scales])
 
 
-def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
-    """Any accepted mode -> RGB on white, converted by its profile; and what became of that."""
-    if image.mode in DEEP:
-        deep = np.asarray(image, dtype=np.uint32)
-        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB"), "none"
+def _to_srgb(image: Image.Image, icc: bytes | None, reading: Reading) -> tuple[Image.Image, str]:
+    """Any accepted mode -> RGB on the ground, converted by its profile; and what became of that."""
+    if image.mode in (*DEEP, *WIDE):
+        return Image.fromarray(reading.deep(np.asarray(image))).convert("RGB"), "none"
     if image.mode != "CMYK":
-        image = _flat(image)
+        image = _flat(image, reading.ground)
     if not icc:
         return image if image.mode == "RGB" else image.convert("RGB"), "none"
     try:
@@ -117,14 +144,14 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, str]:
         return image.convert("RGB"), "broken"  # what every viewer does: show it as if it were sRGB
 
 
-def _flat(image: Image.Image) -> Image.Image:
-    """Without palette and alpha: L or RGB, composited on white."""
+def _flat(image: Image.Image, ground: int) -> Image.Image:
+    """Without palette and alpha: L or RGB, composited on a grey ground."""
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert("LA" if image.mode == "La" else "RGBA")
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+    if image.mode in ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
+        below = Image.new("RGBA", image.size, (ground, ground, ground, 255))
+        return Image.alpha_composite(below, image).convert("RGB")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 

@@ -18,7 +18,6 @@ from pipeline.sources.columns import (
     FILE_NAMES,
     GENERIC,
     MAP_NAMES,
-    RULES,
     ReadConfig,
     caption_columns,
     caption_in,
@@ -169,7 +168,7 @@ class Folder:
         return list(self._files)
 
     def fingerprint(self) -> str:
-        """Of names, sizes, modification times, captions' text and maps, and of the rules by which they are matched."""
+        """Of names, sizes, modification times, captions' text and maps."""
         files = []
         others = {file for maps in self._maps.values() for file in maps.values()}
         for name in (*self._files.values(), *sorted(self._sidecars.values()), *sorted(others)):
@@ -180,7 +179,6 @@ class Folder:
                 files.append((printable_key(name), -1, 0))
         return fingerprint(
             {
-                "rules": RULES,
                 "files": files,
                 "captions": self._rows,
                 "caption_column": self.read.caption_column,
@@ -193,11 +191,12 @@ class Folder:
         name = self._files[key]
         image, width, height, facts = decode(self._read(name), self.image_size)
         row = self._rows.get(name, {})
-        maps = {}
+        maps, params = {}, {}
         for kind in self.given if self.wanted is None else (k for k in self.given if k in self.wanted):
             if path := self._maps[kind].get(name):
-                maps[kind] = fitted_map(kind, self._read_map(kind, path), image, (width, height))
-        return Raw(key, image, self._captions(name, row), width, height, maps, {**facts, **facts_in(row)})
+                data = self._read_map(kind, path)
+                maps[kind], params[kind] = fitted_map(kind, data, image, (width, height), self.read)
+        return Raw(key, image, self._captions(name, row), width, height, maps, {**facts, **facts_in(row)}, params)
 
     def _read(self, name: str) -> bytes:
         """The bytes of a regular file inside the folder."""

@@ -7,6 +7,7 @@ cache of memory-mapped Arrow files (as large as the table), which all workers sh
 from __future__ import annotations
 
 import dataclasses
+import glob
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import fsspec
 
 from pipeline.contract.errors import CnlabError, first_line
+from pipeline.contract.hub import require_hub
 from pipeline.contract.identity import fingerprint
 from pipeline.contract.sizes import parse_size
 from pipeline.sources.base import Raw, Rejected
@@ -21,13 +23,12 @@ from pipeline.sources.columns import (
     GENERIC,
     IMAGE_NAMES,
     MAP_NAMES,
-    RULES,
     ReadConfig,
     caption_in,
     recognise,
 )
 from pipeline.sources.decode import MAX_BYTES, decode
-from pipeline.sources.files import MAX_TEXT, facts_in, fitted_map
+from pipeline.sources.files import MAX_TEXT, facts_in, fitted_map, matching_files
 
 KEY_COLUMNS = ("key", "__key__", "image_id", "id")
 
@@ -53,7 +54,7 @@ class Table:
             if isinstance(rows.features[name], Image):
                 rows = rows.cast_column(name, Image(decode=False))
         self.given = tuple(self._columns.maps)
-        self._rows, self._identity, self.image_size, self.wanted = rows, identity, image_size, wanted
+        self._rows, self._identity, self.image_size, self.wanted, self.read = rows, identity, image_size, wanted, read
         self._keys = {key: i for i, key in enumerate(_keys(rows))}
         unread = {column for name, column in self._columns.maps.items() if wanted is not None and name not in wanted}
         self._view = rows.select_columns([n for n in rows.features if n not in unread])
@@ -70,19 +71,19 @@ class Table:
 
     def fingerprint(self) -> str:
         """Of the files behind the table."""
-        return fingerprint({"rules": RULES, "rows": self._identity, "columns": dataclasses.asdict(self._columns)})
+        return fingerprint({"rows": self._identity, "columns": dataclasses.asdict(self._columns)})
 
     def load(self, key: str) -> Raw:
         """Read one row. Raises `Rejected` with the reasons of `decode` and `fitted_map`."""
         row = self._view[self._keys[key]]
         image, width, height, facts = decode(_bytes(row[self._columns.image]), self.image_size)
-        maps = {
-            name: fitted_map(name, _bytes(row[column]), image, (width, height))
-            for name, column in self._columns.maps.items()
-            if row.get(column) is not None
-        }
+        maps, params = {}, {}
+        for name, column in self._columns.maps.items():
+            if row.get(column) is not None:
+                maps[name], params[name] = fitted_map(name, _bytes(row[column]), image, (width, height), self.read)
         text = caption_in(row, self._columns.caption, MAX_TEXT)
-        return Raw(key, image, {"column": text} if text else {}, width, height, maps, {**facts, **facts_in(row)})
+        captions = {"column": text} if text else {}
+        return Raw(key, image, captions, width, height, maps, {**facts, **facts_in(row)}, params)
 
 
 def _is_picture(name: str, kind: Any, read: ReadConfig) -> bool:
@@ -144,12 +145,12 @@ def open_parquet(
             p for part in (("train-*", "eval-*") if ours else ("**/*",)) for p in folder.glob(f"{part}.parquet")
         )
     else:
-        found = sorted(Path(p) for p in fsspec.filesystem("file").glob(str(folder)))
+        found = sorted(p for p in map(Path, matching_files(fsspec.filesystem("file"), str(folder))) if p.is_file())
     if not where or not found:
         raise CnlabError(f"no Parquet files at {where!r}; give SOURCE=parquet:PATH, a file, a folder or a glob")
     stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in found]
     try:
-        rows = load_dataset("parquet", data_files=[str(p) for p in found], split="train")
+        rows = load_dataset("parquet", data_files=[glob.escape(str(p)) for p in found], split="train")
     except Exception as error:  # damaged files raise nearly anything
         raise _unreadable(where, error) from error
     return Table(rows, fingerprint(stats), image_size, wanted, read or ReadConfig(), where)
@@ -169,6 +170,9 @@ def open_hub(
     if not name:
         raise CnlabError("give a dataset of the hub: SOURCE=hub:NAME, hub:NAME:SPLIT or hub:NAME:SPLIT:ROWS")
     count = parse_size(rows) if rows else 0
+    require_hub(name, "dataset", "give files with parquet:PATH or folder:PATH")
+    if Path(name).is_dir() and glob.has_magic(name):
+        raise CnlabError(f"hub:{name}: datasets takes brackets and stars for patterns; use parquet:PATH or folder:PATH")
     try:
         if not count:
             table = load_dataset(name, split=split or "train")

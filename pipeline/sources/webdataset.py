@@ -23,7 +23,16 @@ from pipeline.contract.identity import fingerprint
 from pipeline.sources.base import Raw, Rejected
 from pipeline.sources.columns import ReadConfig, caption_columns, caption_in, map_columns
 from pipeline.sources.decode import MAX_BYTES, decode
-from pipeline.sources.files import MAX_TEXT, facts_in, fitted_map, is_image, printable_key, read_text, stem
+from pipeline.sources.files import (
+    MAX_TEXT,
+    facts_in,
+    fitted_map,
+    is_image,
+    matching_files,
+    printable_key,
+    read_text,
+    stem,
+)
 
 MAX_MEMBERS = 2_000_000  # of one tar; img2dataset writes 30,000
 OPEN_FILES = 32  # handles kept; rank order visits all tars in turn
@@ -102,12 +111,12 @@ class WebDataset:
         assert sample.image is not None  # without one there is a fault
         image, width, height, facts = decode(self._read(sample.tar, sample.image), self.image_size)
         captions, row = self._captions(sample)
-        maps = {
-            name: fitted_map(name, self._read(sample.tar, sample.maps[kind]), image, (width, height))
-            for name, kind in self._kinds.items()
-            if kind in sample.maps and (self.wanted is None or name in self.wanted)
-        }
-        return Raw(key, image, captions, width, height, maps, {**facts, **facts_in(row)})
+        maps, params = {}, {}
+        for name, kind in self._kinds.items():
+            if kind in sample.maps and (self.wanted is None or name in self.wanted):
+                data = self._read(sample.tar, sample.maps[kind])
+                maps[name], params[name] = fitted_map(name, data, image, (width, height), self.read)
+        return Raw(key, image, captions, width, height, maps, {**facts, **facts_in(row)}, params)
 
     def _captions(self, sample: Sample) -> tuple[dict[str, str], dict[str, Any]]:
         captions: dict[str, str] = {}
@@ -221,8 +230,10 @@ def _find(where: str) -> tuple[Any, dict[str, str]]:
         raise CnlabError("give tars to read: SOURCE=webdataset:PATH, a folder, a glob, or {00000..00041}")
     try:
         fs, path = fsspec.core.url_to_fs(where)
-        paths = [f"{path.rstrip('/')}/*.tar"] if fs.isdir(path) else _expand(path)
-        found = sorted({hit for p in paths for hit in (fs.glob(p) if re.search(r"[*?\[]", p) else [p])})
+        if fs.isdir(path):  # whatever brackets its name holds
+            found = sorted(hit for hit in fs.ls(path, detail=False) if hit.endswith(".tar"))
+        else:
+            found = sorted({hit for p in _expand(path) for hit in matching_files(fs, p)})
         missing = next((p for p in found if not fs.isfile(p)), None)
     except (OSError, ValueError, ImportError) as error:
         raise CnlabError(

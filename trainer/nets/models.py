@@ -22,6 +22,7 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pipeline.contract.errors import CnlabError, first_line
+from pipeline.contract.hub import require_hub
 from pipeline.contract.models import weights_identity
 from trainer.nets.control import load_control
 
@@ -136,6 +137,7 @@ def load_prior(name: str, device: torch.device) -> Prior:
     where = resolve_model(name)
     if name == "tabletop" and not Path(where).is_dir():
         raise CnlabError(f"{where} is missing: the package was installed without its weights; run make prior")
+    require_hub(where, "model", "give a local diffusers folder with --model")
     full = {"torch_dtype": torch.float32, "use_safetensors": True}
     try:
         xl = "text_encoder_2" in DiffusionPipeline.load_config(where)
