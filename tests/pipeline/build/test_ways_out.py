@@ -63,6 +63,7 @@ def test_most_of_a_set_rejected_for_one_reason_names_the_way_to_take_it(photos: 
     assert sum(taken["counts"].values()) == 12
 
 
+@pytest.mark.slow
 def test_missing_weights_leave_nothing(photos: Path) -> None:
     with pytest.raises(CnlabError, match="--weights hed"):
         build(config(photos, condition=("hed",), weights={"hed": str(photos / "none")}))
