@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
 
-from evaluation.experiments.base import TITLES, Grid, final, metrics_of
+from evaluation.experiments.base import LOSS_GAP, PRIMARY, TITLES, Grid, final, metrics_of
 from evaluation.metrics.curves import Crossing
 from evaluation.metrics.intervals import Estimate, seed_interval
 from pipeline.contract.text import for_markdown
 
-INCONCLUSIVE = 0.013  # of the level: the coefficient of variation below which "The FID Lottery" sees nothing
+#: Beside them; the other metrics stand in the table that lies beside the page.
+HEADLINE = re.compile(r"_normalised$|^kid|^copied")
 
 
 def number(estimate: Estimate, digits: int = 3) -> str:
@@ -40,8 +42,8 @@ def p_value(p: float | None) -> str:
 
 
 def means(table: pd.DataFrame, columns: Sequence[str], title: str = "Means over training seeds") -> Grid:
-    """A row a combination of ``columns``, a column a metric: mean with its t interval over seeds, and n seeds."""
-    metrics = metrics_of(table)
+    """A row a combination of ``columns``, a column a headline metric: mean with its t interval over seeds, n seeds."""
+    metrics = [m for m in metrics_of(table) if m in (PRIMARY, LOSS_GAP, "clip_score") or HEADLINE.search(m)]
     rows: dict[tuple[str, ...], list[str]] = {}
     for place, metric in enumerate(metrics):
         for key, own in final(table, metric).groupby([*columns], dropna=False, sort=True):
