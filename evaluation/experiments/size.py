@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evaluation.experiments.base import PRIMARY, TITLES, Experiment, Finding, Grid, Outcome, by_seed, final, metrics_of
+from evaluation.experiments.base import PRIMARY, TITLES, Experiment, Finding, Grid, Outcome, by_seed, final
 from evaluation.experiments.cells import Cell, Data
 from evaluation.experiments.config import ExperimentConfig
 from evaluation.experiments.figure import draw_lines
-from evaluation.experiments.words import images, means, number, p_value
+from evaluation.experiments.words import headlines, images, means, number, p_value
 from evaluation.metrics.curves import crossing, equivalence, trend
 from evaluation.metrics.intervals import holm, seed_difference
 from pipeline.contract.sizes import format_size
@@ -107,8 +107,9 @@ def _verdict(gain: float, p: float | None, equal: float) -> str:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """A panel a metric, log n, a line a number of steps."""
-    panels = [(TITLES.get(m, m), final(table, m)) for m in metrics_of(table)[:3]]
+    """A panel a headline metric, log n, a line a number of steps."""
+    shown = [m for m in headlines(table) if not m.endswith("_normalised")][:4]
+    panels = [(TITLES.get(m, m), final(table, m)) for m in shown]
     draw_lines(panels, "subset_size", "steps", path, "training images", np.log2)
 
 

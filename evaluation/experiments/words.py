@@ -12,8 +12,8 @@ from evaluation.metrics.curves import Crossing
 from evaluation.metrics.intervals import Estimate, seed_interval
 from pipeline.contract.text import for_markdown
 
-#: Beside them; the other metrics stand in the table that lies beside the page.
-HEADLINE = re.compile(r"_normalised$|^kid|^copied")
+#: What a page shows, in this order; the other metrics stand in the table that lies beside it.
+HEADLINES = (f"^{PRIMARY}$", f"^{LOSS_GAP}$", "_normalised$", "^clip_score$", "^kid", "^copied")
 
 
 def number(estimate: Estimate, digits: int = 3) -> str:
@@ -43,7 +43,7 @@ def p_value(p: float | None) -> str:
 
 def means(table: pd.DataFrame, columns: Sequence[str], title: str = "Means over training seeds") -> Grid:
     """A row a combination of ``columns``, a column a headline metric: mean with its t interval over seeds, n seeds."""
-    metrics = [m for m in metrics_of(table) if m in (PRIMARY, LOSS_GAP, "clip_score") or HEADLINE.search(m)]
+    metrics = headlines(table)
     rows: dict[tuple[str, ...], list[str]] = {}
     for place, metric in enumerate(metrics):
         for key, own in final(table, metric).groupby([*columns], dropna=False, sort=True):
@@ -52,6 +52,12 @@ def means(table: pd.DataFrame, columns: Sequence[str], title: str = "Means over 
             cells[place] = f"{number(estimate)}, n = {estimate.n}"
     head = (*(c.replace("_", " ") for c in columns), *(for_markdown(TITLES.get(m, m)) for m in metrics))
     return Grid(title, head, [[*map(for_markdown, key), *cells] for key, cells in rows.items()])
+
+
+def headlines(table: pd.DataFrame) -> list[str]:
+    """The metrics of a table that its page shows: fidelity, loss, caption, distance, copying."""
+    metrics = metrics_of(table)
+    return [m for pattern in HEADLINES for m in metrics if re.search(pattern, m)]
 
 
 def text(value: object) -> str:
