@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from pipeline.contract.files import write_json
 from pipeline.contract.identity import canonical
-from user_study.config import Make
+from user_study.config import Items, Make
 from user_study.design.trials import digest
 from user_study.sheets.make import make_study
 
@@ -100,6 +100,21 @@ class World:
         config = changed(self.config, **changes)
         make_study(config)
         return config.out
+
+
+def small_world(root: Path) -> World:
+    """A dataset of 18 samples, four sides with pictures of 14, and options of a small study."""
+    write_dataset(root / "data" / "tiny", 18)
+    for run, arm in ((RUN_A, "control"), (RUN_B, "control"), (RUN_A, "prior"), (RUN_A, "shuffled")):
+        write_side(root / "results", run, arm, 14)
+    config = Make(
+        subjects=(RUN_A, RUN_B),
+        dataset=root / "data" / "tiny",
+        out=root / "studies" / "s",
+        results=root / "results",
+        items=Items(per_sheet=10, catch=4),
+    )
+    return World(root, config)
 
 
 def changed(config: Make, **changes: Any) -> Make:

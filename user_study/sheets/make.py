@@ -23,7 +23,7 @@ from user_study.design.trials import (
     shuffled,
 )
 from user_study.sheets.page import clean_text, data_uri, page_text, render_sheet
-from user_study.sheets.pictures import CHUNK, encode, pad_png, scramble
+from user_study.sheets.pictures import encode, scramble
 from user_study.sheets.sides import Side, condition_of, load_side, matched
 from user_study.study_folder import HEADER, write_header, write_key, write_sheets
 
@@ -181,21 +181,17 @@ def _design(resolved: dict[str, Any], salt: str, sides: tuple[Side, ...], datase
 
 
 def _encode_all(design: Design, sides: tuple[Side, ...], dataset: Triplets, column: str | None) -> dict[str, Encoded]:
-    """Every picture at one size, the smallest that occurs among the sides, and at one length."""
+    """Every picture at one size, the smallest that occurs among the sides."""
     places = design.items | design.spare
     rows = _rows(dataset, {place.key for place in places.values()}, column)
     pictures = {item: [side.read(place.key, place.group) for side in sides] for item, place in places.items()}
     smallest = min((p for shown in pictures.values() for p in shown), key=lambda p: p.shape[0] * p.shape[1])
     size = (smallest.shape[1], smallest.shape[0])
-    encoded: dict[str, dict[str, bytes]] = {}
-    for item, shown in pictures.items():
-        extra = bool(design.config["catch"] or design.config["training"])
-        encoded[item] = dict(_encode_item(shown, size, digest(design.fingerprint, item), extra))
-    longest = CHUNK + max(len(png) for each in encoded.values() for png in each.values())
+    extra = bool(design.config["catch"] or design.config["training"])
     out = {}
-    for item, each in encoded.items():
+    for item, shown in pictures.items():
         caption, shown_map = rows[places[item].key]
-        uris = {name: data_uri(pad_png(png, longest)) for name, png in each.items()}
+        uris = {name: data_uri(png) for name, png in _encode_item(shown, size, digest(design.fingerprint, item), extra)}
         if shown_map is not None:
             uris["map"] = data_uri(encode(shown_map, size))
         out[item] = Encoded(clean_text(caption) if design.config["show_caption"] else "", uris)
@@ -212,9 +208,9 @@ def _encode_item(
         small = pixels
         if (pixels.shape[1], pixels.shape[0]) != size:
             small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-        yield letter, encode(small, size)
+        yield letter, encode(small, size, stored=True)
         if scrambled:
-            yield letter + SCRAMBLED, encode(scramble(small, salt), size)
+            yield letter + SCRAMBLED, encode(scramble(small, salt), size, stored=True)
 
 
 def _rows(dataset: Triplets, keys: set[str], column: str | None) -> dict[str, tuple[str, NDArray[np.uint8] | None]]:

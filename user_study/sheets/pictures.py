@@ -1,8 +1,7 @@
-"""Pictures written again so that nothing but pixels is left, all of one length."""
+"""Pictures written again so that nothing but pixels is left, in files of one length that take one time to decode."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import struct
 import zlib
@@ -13,33 +12,40 @@ from user_study.design.trials import shuffled
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
 
 TILES = 4  # a scrambled picture is cut into TILES x TILES parts
-END = 12  # bytes of a PNG's last chunk
-CHUNK = 12  # bytes of a chunk without its content
 
 
-def encode(pixels: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
-    """PNG bytes of (H, W, 3) uint8 at ``size`` = width and height: no text, time, profile or EXIF."""
+def encode(pixels: NDArray[np.uint8], size: tuple[int, int], stored: bool = False) -> bytes:
+    """PNG bytes of (H, W, 3) uint8 at ``size`` = width and height: no text, time, profile or EXIF.
+
+    How well a picture compresses, which row filters suit it and how long it takes to inflate depend on how it was made.
+    With ``stored`` nothing is compressed or filtered, so files of one size have one length and take equally long.
+    """
     from PIL import Image
 
     picture = Image.fromarray(pixels)
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
+    if stored:
+        return _stored_png(picture)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=9)
     return buffer.getvalue()
 
 
-def pad_png(png: bytes, length: int) -> bytes:
-    """``png`` with a private chunk before its end that makes it ``length`` bytes long (at least 12 more than it has).
-
-    How well a picture compresses depends on how it was made, so the lengths of a sheet's pictures would tell. The
-    content comes from SHAKE-256 of the picture, so equal pictures stay equal and nothing in it can be counted.
-    """
-    content = b"paDd" + hashlib.shake_256(png).digest(length - len(png) - CHUNK)
-    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
-    return png[:-END] + chunk + png[-END:]
+def _stored_png(picture: Image.Image) -> bytes:
+    """PNG of 8-bit RGB with filter 0 in every row and an uncompressed data stream (W3C PNG, sections 7 to 11)."""
+    wide, high = picture.size
+    data, row = picture.convert("RGB").tobytes(), 3 * wide
+    rows = b"".join(b"\0" + data[n * row : (n + 1) * row] for n in range(high))
+    header = struct.pack(">IIBBBBB", wide, high, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, level=0)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
 
 
 def scramble(pixels: NDArray[np.uint8], salt: str) -> NDArray[np.uint8]:

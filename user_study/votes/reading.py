@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import email
+import html
 import io
 import json
 import re
@@ -22,8 +23,10 @@ MAX_MEMBERS = 10_000  # of a zip
 MAX_NESTED = 2  # zips and mails within each other
 NO_ANSWERS = "is not an answer file of a sheet"
 CUT = "was cut or damaged; its whole answers were taken"
-LOST = "holds an answer file that was cut before its first whole answer; ask for it again"
-ZIP = b"PK\x03\x04"
+LOST = "holds an answer file that was cut or rewritten by another program; ask for the original file"
+ZIP, GZIP = b"PK\x03\x04", b"\x1f\x8b"
+NUMBERS = ("response_ms", "hidden_ms", "views")
+CSV_HEAD = re.compile(r"study\W{1,3}sheet\W{1,3}token")
 MAIL = re.compile(rb"(?:[\w-]+:[^\n]*\n(?:[ \t][^\n]*\n)*){3}")  # three header lines, folded ones included
 BRACKET = re.compile(r"[\[{]")
 #: What mail programs and word processors put in the place of plain characters.
@@ -101,7 +104,9 @@ def parse(data: bytes, source: str, depth: int = 0) -> list[Document]:
     if not data.strip(b"\0 \t\r\n"):
         return [Document(source, None, "is empty; ask for the file again")]
     inside: list[Document] = []
-    if data.startswith(ZIP) and depth < MAX_NESTED:
+    if data.startswith(GZIP) and depth < MAX_NESTED:
+        inside = _unzipped(data, source, depth)
+    elif data.startswith(ZIP) and depth < MAX_NESTED:
         inside = list(_members(io.BytesIO(data), source, depth))
     elif MAIL.match(data) and depth <= MAX_NESTED:
         inside = [d for part in _mail_parts(data) for d in parse(part, source, depth + 1) if d.content is not None]
@@ -109,6 +114,13 @@ def parse(data: bytes, source: str, depth: int = 0) -> list[Document]:
         return inside or _parse_text(decode(data).translate(PLAIN), source) or [Document(source, None, NO_ANSWERS)]
     except RecursionError:  # nested deeper than any sheet writes
         return [Document(source, None, NO_ANSWERS)]
+
+
+def _unzipped(data: bytes, source: str, depth: int) -> list[Document]:
+    try:
+        return parse(zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_BYTES), source, depth + 1)
+    except zlib.error as error:
+        return [Document(source, None, f"is a damaged gzip file ({first_line(error)}); ask for it again")]
 
 
 def _mail_parts(data: bytes) -> list[bytes]:
@@ -120,12 +132,11 @@ def _mail_parts(data: bytes) -> list[bytes]:
 
 
 def _parse_text(text: str, source: str) -> list[Document]:
-    """Documents of a text, as it is, as a mail quotes it or as a program escapes it; of a cut one its whole answers."""
-    if re.search(r"study\W{1,3}sheet\W{1,3}token", text[:4000]):
+    """Documents of a text, whatever rewrote it; of one that was cut, its whole answers."""
+    if CSV_HEAD.search(text[:4000]):
         return [Document(source, row) for row in _csv_documents(text)]
-    quoted, escaped = re.sub(r"^(?:> ?)+", "", text, flags=re.MULTILINE), text.replace('\\"', '"').replace("\\n", "\n")
     began = False
-    for candidate in (text, quoted, escaped):
+    for candidate in _originals(text):
         whole, pieces = _scan(candidate)
         cut = [_recover(piece) for piece in pieces]
         if whole or any(cut):
@@ -134,6 +145,18 @@ def _parse_text(text: str, source: str) -> list[Document]:
             return documents + [Document(source, None, LOST)] * cut.count(None)
         began = began or bool(pieces)
     return [Document(source, None, LOST)] if began else []
+
+
+def _originals(text: str) -> Iterator[str]:
+    """What a text may have been before a mail or another program rewrote it, likeliest first.
+
+    Nothing in an answer file needs its line breaks, so they go: mails break long lines anywhere.
+    """
+    joined = re.sub(r"[\r\n]+", "", text)
+    yield joined
+    yield re.sub(r"[\r\n]+", "", re.sub(r"^(?:> ?)+", "", text, flags=re.MULTILINE))
+    yield joined.replace('\\"', '"').replace("\\n", "")
+    yield html.unescape(re.sub(r"<[^<>]*>", "", joined))
 
 
 def decode(data: bytes) -> str:
@@ -181,25 +204,26 @@ def _documents_in(value: object) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """900.0 is 900: programs that open and save JSON write whole numbers either way. Lone surrogates become ``?``."""
+    """900.0 and "900" are 900: programs that save JSON write numbers as they like. Lone surrogates become ``?``."""
     if isinstance(value, dict):
-        return {_plain(name): _plain(v) for name, v in value.items()}
+        return {_plain(name): _whole(v) if name in NUMBERS else _plain(v) for name, v in value.items()}
     if isinstance(value, list):
         return [_plain(v) for v in value]
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return _whole(value) if isinstance(value, float) else value
 
 
 def _csv_documents(text: str) -> list[dict[str, Any]]:
     """The CSV that a sheet saves, with whatever separator a spreadsheet gave it."""
-    lines = text.lstrip().splitlines()
+    lines = text.splitlines()
+    lines = lines[next(n for n, line in enumerate(lines) if CSV_HEAD.search(line)) :]  # spreadsheets put sep=; first
     separator = max(",;\t", key=lines[0].count)
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in csv.DictReader(io.StringIO("\n".join(lines)), delimiter=separator):
         head = tuple((row.get(name) or "").strip() for name in HEAD)
         answer: dict[str, Any] = {name: (row.get(name) or "").strip() for name in FIELDS}
-        for name in ("response_ms", "hidden_ms", "views"):
+        for name in NUMBERS:
             answer[name] = _whole(answer[name])
         answer["window"] = [_whole(edge) for edge in str(answer["window"]).split("x")]
         groups.setdefault(head, []).append(answer)
@@ -214,12 +238,15 @@ def _csv_documents(text: str) -> list[dict[str, Any]]:
     ]
 
 
-def _whole(text: str) -> Any:
+def _whole(value: Any) -> Any:
+    """The whole number of a text or a number; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, str | float):
+        return value
     try:
-        number = float(text)
+        number = float(value)
     except ValueError:
-        return text
-    return int(number) if number.is_integer() else text
+        return value
+    return int(number) if number.is_integer() else value
 
 
 def _recover(text: str) -> dict[str, Any] | None:

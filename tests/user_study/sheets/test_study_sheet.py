@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,20 @@ def test_scramble_moves_every_tile_and_keeps_the_pixels() -> None:
             at = (slice(row * 4, row * 4 + 4), slice(column * 4, column * 4 + 4))
             assert not np.array_equal(mixed[at], pixels[at])
     assert np.array_equal(mixed[16:], pixels[16:])
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_to_decode_a_picture_is_the_same_work_whatever_it_shows(flat: bool) -> None:
+    """Nothing to inflate and no filter to undo, so the time it takes tells nothing."""
+    with Image.open(io.BytesIO(png(4, size=64, flat=flat))) as picture:
+        pixels = np.asarray(picture)
+    data = encode(pixels, (64, 64), stored=True)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), pixels)
+    stream = data[data.index(b"IDAT") + 4 : data.index(b"IEND") - 8]
+    rows = zlib.decompress(stream)
+    assert len(stream) == len(rows) + 11  # one stored block, its header, the stream's own head and checksum
+    assert set(rows[:: 1 + 64 * 3]) == {0}  # the filter of every row
+    assert len(data) == len(encode(255 - pixels, (64, 64), stored=True))
 
 
 def test_encode_takes_out_everything_but_pixels() -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gzip
+import html
 import io
 import json
+import textwrap
 import zipfile
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -10,13 +13,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from study_world import RUN_A, RUN_B, World, answer, prefer, sealed, with_seal
+from study_world import RUN_A, RUN_B, World, answer, prefer, sealed, small_world, with_seal
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json, write_json
 from user_study.config import Import, Simulate, Tidy
-from user_study.study_folder import COLUMNS
-from user_study.votes.collect import import_answers
+from user_study.study_folder import COLUMNS, read_study
+from user_study.votes.answers import check
+from user_study.votes.collect import import_answers, merge, votes_table
+from user_study.votes.reading import read_documents
 from user_study.votes.rows import migrate
 from user_study.votes.simulate import simulate_study
 from user_study.votes.tidy import import_table
@@ -132,7 +137,27 @@ def variants(text: str) -> dict[str, tuple[str, bytes]]:
         "attached zip": ("mail.eml", mail(zipped("a.json", text.encode()), "base64")),
         "end marks of Unix and Windows": ("a.json", (text + "\x1a\r\n").encode()),
         "utf-32": ("a.json", text.encode("utf-32")),
+        "gzip": ("a.json.gz", gzip.compress(text.encode())),
+        "numbers as text": ("a.json", text.replace('"response_ms": 900', '"response_ms": "900"').encode()),
+        "lines broken anywhere": ("a.txt", "\r\n".join(textwrap.wrap(json.dumps(document), 70)).encode()),
+        "as a web page": ("a.html", f"<pre>{html.escape(text)}</pre>".encode()),
+        "in a Word document": ("a.docx", zipped("word/document.xml", f"<t>{html.escape(text)}</t>".encode())),
+        "csv after a line for Excel": ("a.csv", ("sep=;\r\n" + csv_of(document)).encode("utf-8-sig")),
     }
+
+
+def csv_of(document: dict[str, Any]) -> str:
+    """The CSV that a sheet saves, with a spreadsheet's separators."""
+    payload = document["payload"] or {"answers": []}
+    own = ("study", "sheet", "token", "seed", "rater", "started", "finished")
+    fields = ("trial", "choice", "response_ms", "hidden_ms", "views", "window", "seal")
+    head = [str(payload.get(name)) for name in own]
+    lines = [[*own, *fields]]
+    lines += [
+        [*head, *("x".join(map(str, a[f])) if f == "window" else str(a[f]) for f in fields)]
+        for a in payload.get("answers", [])
+    ]
+    return "\r\n".join(";".join(line) for line in lines)
 
 
 def mail(content: str | bytes, encoding: str) -> bytes:
@@ -153,36 +178,42 @@ def zipped(name: str, data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A study that tests only read."""
+    world = small_world(tmp_path_factory.mktemp("made"))
+    world.make()
+    return world
+
+
+def taken(study: Path, *paths: Path) -> tuple[int, list[str]]:
+    """Votes that an import would count, and what it would list."""
+    whole = read_study(study)
+    filled = [check(document, whole) for document in read_documents(paths)]
+    sessions, remarks = merge([each for each in filled if each.answers])
+    return len(votes_table(whole, sessions)), [p for each in filled for p in each.problems] + remarks
+
+
 @pytest.mark.parametrize("kind", variants('{"payload": {}}'))
-def test_a_good_file_in_whatever_clothes(world: World, kind: str) -> None:
-    study = world.make()
-    text = json.dumps(answer(page(study), "r1", prefer(study, a_wins)), indent=1)
+def test_a_good_file_in_whatever_clothes(made: World, tmp_path: Path, kind: str) -> None:
+    text = json.dumps(answer(page(made.study), "r1", prefer(made.study, a_wins)), indent=1)
     name, data = variants(text)[kind]
-    path = world.root / "in" / name
-    path.parent.mkdir(parents=True)
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     for extra in ("._answers.json", ".DS_Store", "__MACOSX/x.json"):
-        (world.root / "in" / extra).parent.mkdir(exist_ok=True)
-        (world.root / "in" / extra).write_bytes(b"\0\5\x16\7")
-    load(world, world.root / "in")
-    assert len(votes_of(study)) == TRIALS
-    assert not (study / "refused.json").exists()
+        (tmp_path / extra).parent.mkdir(exist_ok=True)
+        (tmp_path / extra).write_bytes(b"\0\5\x16\7")
+    assert taken(made.study, tmp_path) == (TRIALS, [])
 
 
 def test_zip_csv_and_json_of_one_session_count_once(world: World) -> None:
     study = world.make()
     document = answer(page(study), "r1", prefer(study, a_wins))
-    payload = document["payload"]
-    head = [payload[name] for name in ("study", "sheet", "token", "seed", "rater", "started", "finished")]
-    fields = ("trial", "choice", "response_ms", "hidden_ms", "views", "window", "seal")
-    lines = [["study", "sheet", "token", "seed", "rater", "started", "finished", *fields]]
-    lines += [
-        [*head, *("x".join(map(str, a[f])) if f == "window" else str(a[f]) for f in fields)] for a in payload["answers"]
-    ]
     archive = world.root / "all.zip"
     with zipfile.ZipFile(archive, "w") as out:
         out.writestr("sub/a.json", json.dumps(document))
-        out.writestr("a.csv", "\r\n".join(";".join(line) for line in lines))
+        out.writestr("a.csv", csv_of(document))
         out.writestr("__MACOSX/._a.json", "x")
     load(world, archive)
     assert len(votes_of(study)) == TRIALS
@@ -249,51 +280,51 @@ BROKEN: list[tuple[Edit, bool, str, int]] = [
 
 @pytest.mark.parametrize(("edit", "renew", "message", "lost"), BROKEN)
 def test_the_good_trials_of_a_bad_file_count(
-    world: World, edit: Edit, renew: bool, message: str, lost: int, capsys: pytest.CaptureFixture[str]
+    made: World, tmp_path: Path, edit: Edit, renew: bool, message: str, lost: int
 ) -> None:
-    study = world.make()
-    good, document = (answer(page(study), rater, prefer(study, a_wins)) for rater in ("ok", "r1"))
+    good, document = (answer(page(made.study), rater, prefer(made.study, a_wins)) for rater in ("ok", "r1"))
     edit(document["payload"])
     document = sealed(document["payload"]) if renew else document
+    count, problems = taken(made.study, write(tmp_path, [good, document]))
+    assert message in str(problems) and count == 2 * TRIALS - lost
+
+
+def test_what_an_import_leaves_out_is_printed_and_written(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    study = world.make()
+    good, document = (answer(page(study), rater, prefer(study, a_wins)) for rater in ("ok", "r1"))
+    document["payload"]["started"] = "\ud800"  # half of a pair: no file can hold it
+    flip(document["payload"])
     load(world, write(world.root / "in", [good, document]))
-    assert message in capsys.readouterr().out
-    assert message in str(read_json(study / "refused.json"))
-    assert len(votes_of(study)) == 2 * TRIALS - lost
+    assert "answer 1: was edited" in capsys.readouterr().out
+    assert "answer 1: was edited" in str(read_json(study / "refused.json"))
+    assert len(votes_of(study)) == 2 * TRIALS - 1
 
 
-def test_trials_of_another_sheet(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    study = world.make()
-    first, second = (answer(page(study, n), "r1", prefer(study, a_wins))["payload"] for n in (1, 2))
+def test_trials_of_another_sheet(made: World, tmp_path: Path) -> None:
+    first, second = (answer(page(made.study, n), "r1", prefer(made.study, a_wins))["payload"] for n in (1, 2))
     first["answers"][3:] = second["answers"][3:]
-    load(world, write(world.root / "in", [sealed(first)]))
-    assert "is of sheet-02, not of sheet-01" in capsys.readouterr().out
-    assert len(votes_of(study)) == 3
+    count, problems = taken(made.study, write(tmp_path, [sealed(first)]))
+    assert count == 3 and "is of sheet-02, not of sheet-01" in str(problems)
 
 
-def test_a_cut_file_gives_its_whole_answers(world: World) -> None:
-    study = world.make()
-    text = json.dumps(answer(page(study), "r1", prefer(study, a_wins)), indent=1)
-    path = world.root / "cut.json"
-    path.write_text(text[: text.rindex('"choice"')])
-    load(world, path)
-    assert len(votes_of(study)) == TRIALS - 1
+def test_a_cut_file_gives_its_whole_answers(made: World, tmp_path: Path) -> None:
+    text = json.dumps(answer(page(made.study), "r1", prefer(made.study, a_wins)), indent=1)
+    (tmp_path / "cut.json").write_text(text[: text.rindex('"choice"')])
+    assert taken(made.study, tmp_path)[0] == TRIALS - 1
 
 
-def test_of_two_files_in_one_the_cut_one_is_not_lost(world: World) -> None:
-    study = world.make()
-    one, two = (json.dumps(answer(page(study), rater, prefer(study, a_wins)), indent=1) for rater in ("r1", "r2"))
+def test_of_two_files_in_one_the_cut_one_is_not_lost(made: World, tmp_path: Path) -> None:
+    one, two = (
+        json.dumps(answer(page(made.study), rater, prefer(made.study, a_wins)), indent=1) for rater in ("r1", "r2")
+    )
     cut = two[: two.rindex('"choice"')]
-    for name, text in (("after", one + "\n" + cut), ("before", cut + "\n" + one), ("list", f"[{one}, {cut}")):
-        path = world.root / f"{name}.json"
+    path = tmp_path / "a.json"
+    for text in (one + "\n" + cut, cut + "\n" + one, f"[{one}, {cut}"):
         path.write_text(text)
-        load(world, path)
-        assert len(votes_of(study)) == 2 * TRIALS - 1, name
-        (study / "votes.parquet").unlink()
-        for stored in (study / "answers").iterdir():
-            stored.unlink()
+        assert taken(made.study, path)[0] == 2 * TRIALS - 1
     path.write_text(one + '{"format": "picture-answers", "version": 2, "payload": {"study": ')
-    load(world, path)
-    assert len(votes_of(study)) == TRIALS and "before its first whole answer" in str(read_json(study / "refused.json"))
+    count, problems = taken(made.study, path)
+    assert count == TRIALS and "was cut or rewritten" in str(problems)
 
 
 def test_a_cut_simulated_file_stays_simulated(world: World) -> None:
@@ -335,18 +366,24 @@ def test_a_rater_with_two_sessions_of_one_sheet(world: World, capsys: pytest.Cap
         (" " * 9_000_000, "too large"),
         ("PK\x03\x04" + "x" * 100, "damaged zip file"),
         ('{"format": "picture-answers", "payload": ' + "[" * 400 + "]" * 400 + "}", "not an answer file"),
-        ('{"format": "picture-answers", "payload": ' + "[" * 5000 + "]" * 5000 + "}", "before its first whole"),
-        ('{"format": "picture-answers", "payload": {"study": "', "before its first whole"),
+        ('{"format": "picture-answers", "payload": ' + "[" * 5000 + "]" * 5000 + "}", "was cut or rewritten"),
+        ('{"format": "picture-answers", "payload": {"study": "', "was cut or rewritten"),
         ('{"format": "picture-answers", "version": 2, "payload": {"study": "\\ud800"}}', "parts missing"),
     ],
     ids=range(14),
 )
-def test_files_that_are_no_answers(world: World, text: str, message: str) -> None:
-    study = world.make()
-    path = world.root / "x.json"
+def test_files_that_are_no_answers(made: World, tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(CnlabError, match=message):
-        load(world, path)
+    count, problems = taken(made.study, path)
+    assert count == 0 and message in str(problems)
+
+
+def test_an_import_of_nothing_ends_in_one_line(world: World) -> None:
+    study = world.make()
+    (world.root / "x.json").write_text("{")
+    with pytest.raises(CnlabError, match=r"none of 1 files could be used; .*x\.json is not an answer file"):
+        load(world, world.root / "x.json")
     assert not (study / "votes.parquet").exists()
 
 
