@@ -158,6 +158,21 @@ class Tidy:
     margin: float = 0.1
     """Equivalence margin around 0.5."""
 
+    def __post_init__(self) -> None:
+        """Raise CnlabError for values outside their range."""
+        names = self.subjects
+        _check(
+            {
+                "--subjects must be two different ones; three and more are for --mode ranking": (
+                    2 <= len(names) <= 10
+                    and len(set(names)) == len(names)
+                    and (len(names) == 2 or self.mode == "ranking")
+                ),
+                "--subjects must not be called tie or unseen": not {"tie", "unseen"} & set(names),
+                "--margin must lie in (0, 0.5)": 0 < self.margin < 0.5,
+            }
+        )
+
 
 @dataclass(frozen=True)
 class Analyse:
@@ -238,6 +253,8 @@ class Simulate:
     bursts: float = 0.03
     """Chance that a careful rater begins a burst of carelessness at a trial; half of the bursts end at each further
     one."""
+    results: Path = Path("results")
+    """Results folder; its scores say how often each metric agrees with the votes. No rows are written to it."""
     seed: int = 0
     """Of the simulation."""
 

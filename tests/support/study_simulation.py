@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import choix
 import numpy as np
+import pandas as pd
 
 from user_study.analysis import two_way as tw
+from user_study.analysis.modes import PRIOR, abilities
 from user_study.config import Items
 from user_study.design.plan import power
 from user_study.design.population import Population, crossing, draw_votes
@@ -22,13 +25,15 @@ SPREADS = ((0.3, 0.8), (0.6, 0.8), (0.7, 0.5))
 MARGIN = 0.1
 
 
-def levels(design: str, rater_sd: float, item_sd: float, repetitions: int, ties: float = 0.0) -> dict[str, float]:
+def levels(
+    design: str, rater_sd: float, item_sd: float, repetitions: int, ties: float = 0.0, seed: int = 11
+) -> dict[str, float]:
     """Coverage at rates of .5 and .7, type-I error of the test, of TOST at its margin."""
     raters, per_rater, pool = DESIGNS[design]
     who = crossing(raters, per_rater, pool)
     out: dict[str, list[float]] = {name: [] for name in ("cover .5", "cover .7", "type I", "TOST")}
     for rate in (0.5, 0.7, 0.5 + MARGIN):
-        for votes, used in draw_votes(Population(rate, rater_sd, item_sd, ties), who, repetitions, 11):
+        for votes, used in draw_votes(Population(rate, rater_sd, item_sd, ties), who, repetitions, seed):
             mean = tw.two_way_mean(votes, who.rater, who.item, used)
             low, high = tw.rate_interval(mean)
             inside = ((low <= rate) & (rate <= high)).tolist()
@@ -68,6 +73,44 @@ def holm_level(repetitions: int) -> float:
     pairs = [(0, 1), (0, 2), (1, 2)]
     p = np.array([tw.difference_test(tw.two_way_mean(worth[..., a] > worth[..., b], rater, item)) for a, b in pairs])
     return float(np.mean([min(tw.holm(column)) <= 0.05 for column in p.T]))
+
+
+def draw_rankings(raters: int, items: int, repetitions: int, seed: int) -> np.ndarray:
+    """Ranks (B, raters * items, 3), 3 best, of three methods of unequal worth with rater and item effects."""
+    random = np.random.default_rng(seed)
+    rater, item = np.repeat(np.arange(raters), items), np.tile(np.arange(items), raters)
+    worth = (
+        np.array([0.6, 0.0, -0.6])
+        + random.normal(0, 0.3, (repetitions, raters, 3))[:, rater]
+        + random.normal(0, 0.5, (repetitions, items, 3))[:, item]
+        + random.gumbel(size=(repetitions, rater.size, 3))
+    )
+    return np.argsort(np.argsort(worth, axis=-1), axis=-1) + 1
+
+
+def rank_coverage(repetitions: int, raters: int = 12, items: int = 20) -> float:
+    """Coverage of the 95 % intervals of average ranks."""
+    truth = draw_rankings(1500, 1500, 1, 7)[0].mean(axis=0)
+    rater, item = np.repeat(np.arange(raters), items), np.tile(np.arange(items), raters)
+    ranks = draw_rankings(raters, items, repetitions, 8)
+    inside = []
+    for method, expected in enumerate(truth):
+        mean = tw.two_way_mean(ranks[..., method], rater, item)
+        inside.append(np.abs(mean.value - expected) <= tw.mean_half_width(mean))
+    return float(np.mean(inside))
+
+
+def ability_coverage(repetitions: int, raters: int = 12, items: int = 20) -> float:
+    """Coverage of the 95 % intervals of Plackett-Luce abilities; each study takes a good second."""
+    names = ["x", "y", "z"]
+    votes = pd.DataFrame({"rater": np.repeat(np.arange(raters), items), "item": np.tile(np.arange(items), raters)})
+    order = lambda ranks: [tuple(map(int, row)) for row in np.argsort(-ranks, axis=-1)]  # noqa: E731
+    truth = choix.ilsr_rankings(3, order(draw_rankings(250, 250, 1, 7)[0]), alpha=PRIOR)
+    inside = []
+    for ranks in draw_rankings(raters, items, repetitions, 8):
+        for entry, expected in zip(abilities(order(ranks), votes, names), truth, strict=True):
+            inside.append(entry["ci_low"] <= expected <= entry["ci_high"])
+    return float(np.mean(inside))
 
 
 def catch_rule(repetitions: int, catch: int = Items.catch, allowed: int = 1) -> dict[str, float]:
@@ -138,7 +181,11 @@ def main(repetitions: int = 6000) -> None:
                 found = levels(design, rater_sd, item_sd, repetitions, ties)
                 cells = " | ".join(f"{value:.3f}" for value in found.values())
                 print(f"| {design} | {rater_sd} | {item_sd} | {ties:.0%} | {cells} |", flush=True)
-    print(f"\nHolm over three pairs of equal methods: {holm_level(repetitions):.3f}")
+    again = levels("25 x 100", 0.3, 0.8, 5 * repetitions, 0.2, seed=21)
+    print(f"\n25 x 100, .3, .8, 20 % with {5 * repetitions} other studies: TOST {again['TOST']:.3f}")
+    print(f"Average ranks, three methods, 12 x 20: coverage {rank_coverage(repetitions):.3f}")
+    print(f"Plackett-Luce abilities likewise ({repetitions // 10} studies): {ability_coverage(repetitions // 10):.3f}")
+    print(f"Holm over three pairs of equal methods: {holm_level(repetitions):.3f}")
     print(f"Permutation by raters, fixed items: {permutation_level(5000):.3f}\n")
     for catch in (4, 7):
         print(catch, catch_rule(200_000, catch))

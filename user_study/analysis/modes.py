@@ -118,7 +118,7 @@ def ranking(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str,
         "tests": {},
         "per_rater": _each_subject(seen, ranks, subjects, "rater"),
         "per_item": _each_subject(seen, ranks, subjects, "item"),
-        "abilities": _abilities(orders, seen, subjects),
+        "abilities": abilities(orders, seen, subjects),
         "agreement_alpha": st.krippendorff_alpha(units, coders, long, "ordinal") if len(seen) else None,
     }
 
@@ -140,7 +140,7 @@ def _ranks(seen: pd.DataFrame, subjects: list[str]) -> tuple[Any, list[tuple[int
     return ranks, orders
 
 
-def _abilities(orders: list[tuple[int, ...]], seen: pd.DataFrame, subjects: list[str]) -> list[Number]:
+def abilities(orders: list[tuple[int, ...]], seen: pd.DataFrame, subjects: list[str]) -> list[Number]:
     """Plackett-Luce abilities (logits, mean 0); interval from deleting raters and items in turn, variances added.
 
     References

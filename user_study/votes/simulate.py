@@ -91,7 +91,7 @@ def simulate_study(config: Simulate) -> None:
         for number in range(config.raters):
             document = fill(study, Rater(config, study, items, number), number)
             write_json(outbox / f"simulated-{number + 1:04d}.json", document)
-    import_answers(Import(config.study, (outbox,)))
+    import_answers(Import(config.study, (outbox,), config.results))
     print(f"simulated answers and their report: {config.study / SIMULATED}")
 
 

@@ -3,7 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import beta, binom, t
-from study_simulation import DESIGNS, SPREADS, catch_rule, holm_level, levels, permutation_level, planner
+from study_simulation import (
+    DESIGNS,
+    SPREADS,
+    ability_coverage,
+    catch_rule,
+    holm_level,
+    levels,
+    permutation_level,
+    planner,
+    rank_coverage,
+)
 
 from user_study.analysis import statistics as st
 from user_study.analysis import two_way as tw
@@ -171,6 +181,11 @@ def test_levels_in_small() -> None:
     within(levels("12 x 40 of 120", 0.6, 0.8, 300, ties=0.2), 0.04)
 
 
+def test_intervals_of_rankings_in_small() -> None:
+    assert 0.93 - 0.015 <= rank_coverage(400) <= 0.98 + 0.015
+    assert ability_coverage(4) >= 0.75  # twelve intervals
+
+
 def test_catch_rule_in_small() -> None:
     kept = catch_rule(20_000)
     assert max(share for name, share in kept.items() if not name.startswith("careful")) < 0.01
@@ -193,3 +208,4 @@ def test_planner_catch_rule_permutation_and_holm() -> None:
     assert min(share for name, share in kept.items() if name.startswith("careful")) >= 0.99
     assert permutation_level(5000) <= 0.055
     assert holm_level(6000) <= 0.055
+    assert 0.93 <= rank_coverage(6000) <= 0.98 and 0.93 <= ability_coverage(400) <= 0.98 + 0.004

@@ -470,6 +470,14 @@ def test_votes_made_elsewhere(tmp_path: Path, mode: Any, lines: list[str], expec
         import_table(Tidy(path, tmp_path / "t", ("x", "y"), mode))
 
 
+@pytest.mark.parametrize(
+    "bad", [{"subjects": ("x",)}, {"subjects": ("x", "y", "z")}, {"subjects": ("x", "tie")}, {"margin": 0.5}]
+)
+def test_options_of_votes_made_elsewhere(tmp_path: Path, bad: dict[str, Any]) -> None:
+    with pytest.raises(CnlabError, match="--"):
+        Tidy(**{"table": tmp_path / "votes.csv", "out": tmp_path / "s", "subjects": ("x", "y"), **bad})
+
+
 def test_seal_of_an_answer_is_what_the_format_says() -> None:
     from user_study.votes.answers import answer_seal
 
