@@ -45,7 +45,7 @@ def annotator_of(
     evaluator
         Name of another annotator to run on pictures, such as a trained one for exact maps that came with the source.
     """
-    if not evaluator and any(drawn.get("given") for drawn in params):
+    if not evaluator and any(recorded.get("given") for recorded in params):
         return None, f"the {condition} maps came with the source and no annotator for pictures is named"
     try:
         annotator = get_condition(evaluator or condition, weights=weights)
@@ -83,7 +83,7 @@ def fidelity(
     """
     target = np.stack([_colour(m) for m in maps])
     measured = np.stack(
-        [_colour(_extract(annotator, picture, drawn)) for picture, drawn in zip(pictures, params, strict=True)]
+        [_colour(_extract(annotator, picture, recorded)) for picture, recorded in zip(pictures, params, strict=True)]
     )
     scores: dict[str, Scores] = {}
     for names, measure in _families(annotator, target.shape[1]):
@@ -99,11 +99,11 @@ def score(pictures: Pictures, maps: Pictures, params: Sequence[Params], annotato
     return -values if name in LOWER_IS_BETTER else values
 
 
-def _extract(annotator: Condition, picture: Picture, drawn: Params) -> NDArray[np.uint8]:
+def _extract(annotator: Condition, picture: Picture, recorded: Params) -> NDArray[np.uint8]:
     """The map of a picture, drawn and coarsened as its target was; an annotator of other maps draws its own way."""
     own = annotator.draw(np.random.default_rng(0))
-    measured = annotator.extract(picture, drawn if set(own) <= set(drawn) else own)
-    return safe_quantise(measured) if drawn.get("safe") and annotator.soft else measured
+    measured = annotator.extract(picture, recorded if set(own) <= set(recorded) else own)
+    return safe_quantise(measured) if recorded.get("safe") and annotator.soft else measured
 
 
 def main_measure(annotator: Condition) -> str:
@@ -205,18 +205,18 @@ def colour_distance(measured: Pictures, target: Pictures) -> Scores:
 
 def kept_rmse(measured: Pictures, target: Pictures) -> Scores:
     """Root mean squared error in 8-bit units over the part that an inpainting map keeps (not (0, 0, 0))."""
-    keep = np.asarray(target.any(axis=-1))
+    visible = np.asarray(target.any(axis=-1))
     error = np.asarray(np.square(measured.astype(np.float64) - target).mean(-1))
-    count = np.maximum(keep.reshape(len(keep), -1).sum(1), 1)
-    return np.asarray(np.sqrt((error * keep).reshape(len(keep), -1).sum(1) / count))
+    count = np.maximum(visible.reshape(len(visible), -1).sum(1), 1)
+    return np.asarray(np.sqrt((error * visible).reshape(len(visible), -1).sum(1) / count))
 
 
-def edge_f1(found: ArrayLike, target: ArrayLike, radius: float) -> Scores:
-    """F1 of found edges against target edges, sample by sample.
+def edge_f1(measured: ArrayLike, target: ArrayLike, radius: float) -> Scores:
+    """F1 of measured edges against target edges, sample by sample.
 
     Parameters
     ----------
-    found : (N, H, W) bool
+    measured : (N, H, W) bool
         Edges of the pictures under test.
     target : (N, H, W) bool
         Edges that were asked for.
@@ -235,7 +235,7 @@ def edge_f1(found: ArrayLike, target: ArrayLike, radius: float) -> Scores:
     place of their one-to-one matching (`matched_edges`). F1 at 0 px is the measure of ControlNet++ (Li et al., ECCV
     2024, section 4.1).
     """
-    a, b = _maps(found, "found"), _maps(target, "target")
+    a, b = _maps(measured, "measured"), _maps(target, "target")
     if a.shape != b.shape:
         raise CnlabError(f"edge F1: maps of shape {a.shape} and {b.shape} cannot be compared")
     if radius < 0:
@@ -243,14 +243,14 @@ def edge_f1(found: ArrayLike, target: ArrayLike, radius: float) -> Scores:
     return np.array([_f1(x, y, radius) for x, y in zip(a, b, strict=True)], dtype=np.float64)
 
 
-def matched_edges(found: NDArray[np.bool_], target: NDArray[np.bool_]) -> NDArray[np.float64]:
+def matched_edges(measured: NDArray[np.bool_], target: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(N, H, W) bool twice -> (3, N): precision, recall and F1, each edge pixel matched with at most one of the other.
 
     The largest one-to-one matching of pixels within .75 % of the diagonal (Hopcroft and Karp, 1973). BSDS takes the
     cheapest matching (Martin, Fowlkes and Malik, PAMI 2004, appendix), whose size it also counts. Both maps empty: 1;
     one of them: 0.
     """
-    return np.array([_matched(x, y) for x, y in zip(found, target, strict=True)]).T
+    return np.array([_matched(x, y) for x, y in zip(measured, target, strict=True)]).T
 
 
 def _matched(x: NDArray[np.bool_], y: NDArray[np.bool_]) -> list[float]:

@@ -18,8 +18,10 @@ LIGHT = (0.96, 1.04)  # factor of brightness
 class NearDuplicate(AnySet):
     """Picture, caption and maps of an earlier row, cropped by up to 2 % on each edge and up to 4 % lighter or darker.
 
-    Earlier, so that every subset that holds the copy holds its original. Of 16 earlier rows the one whose own threshold
-    is the highest is taken: below a dose of .8 that one is itself undamaged in 97 % of cases, and the same at any dose.
+    Earlier, so that every subset that holds the copy holds its original. The copy is of that row as it was before any
+    damage, so it has a twin in the set only while that row is not itself replaced. Of 16 draws among the earlier rows
+    of this shard and the one before, the row whose own threshold is highest is taken, the same at any dose: at doses up
+    to .8 it is undamaged in at least 1 - .8^16 = 97 % of cases, in fewer among the first rows of a set.
     """
 
     name = "near_duplicate"

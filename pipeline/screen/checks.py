@@ -21,9 +21,11 @@ from pipeline.screen.captions import caption_length, letter_share, screen_captio
 from pipeline.screen.duplicates import Twin
 from pipeline.screen.limits import OFF, PRESETS
 from pipeline.screen.maps import QUARTERS, alignment, map_range, screen_map
+from pipeline.sources.base import Rejected
 
 Figures = dict[str, float]
-#: Thresholds at which only faults without a figure are left: a caption that is a file name, a map of one value.
+#: Thresholds at which only faults that are no matter of degree are left: a caption that is a file name, a map of one
+#: value. They count as a share of 0, for a least share of 0 lets them pass.
 ABSOLUTE = {**PRESETS["off"], "min_letters": 1e-9, "min_map_share": 1e-9, "max_blockiness": 1e5}
 
 
@@ -84,9 +86,14 @@ def raw_figures(width: int, height: int, facts: Mapping[str, Any]) -> Figures:
 
 
 def map_figures(image: NDArray[np.uint8], picture: NDArray[np.uint8], condition: Condition) -> Figures:
-    """Of a map: (H, W) or (H, W, 3) uint8 for an image (H, W, 3) uint8. Raises `Rejected` for what has no figure."""
-    screen_map(image, picture, condition, {**ABSOLUTE, "min_map_share": 0.0} if condition.binary else ABSOLUTE)
+    """Of a map: (H, W) or (H, W, 3) uint8 for an image (H, W, 3) uint8. Raises `Rejected` for one of another size."""
     figures: Figures = {}
+    try:
+        screen_map(image, picture, condition, ABSOLUTE)
+    except Rejected as error:
+        if error.reason != "map_empty":
+            raise
+        figures[f"map_share/{condition.name}"] = 0.0
     if condition.binary:
         figures[f"map_share/{condition.name}"] = float((picture > 127).mean())
     else:
@@ -101,10 +108,15 @@ def map_figures(image: NDArray[np.uint8], picture: NDArray[np.uint8], condition:
 
 
 def caption_figures(text: str) -> Figures:
-    """Of a caption. Raises `Rejected` for what has no figure."""
-    screen_caption(text, ABSOLUTE)
+    """Of a caption."""
     text = text.strip()
-    return {"caption_length": caption_length(text), **({"letter_share": letter_share(text)} if text else {})}
+    if not text:
+        return {"caption_length": 0}
+    try:
+        screen_caption(text, ABSOLUTE)
+    except Rejected:
+        return {"caption_length": caption_length(text), "letter_share": 0.0}
+    return {"caption_length": caption_length(text), "letter_share": letter_share(text)}
 
 
 def row_columns(conditions: Sequence[str]) -> list[str]:

@@ -114,25 +114,65 @@ def test_paired_folders_hold_each_sample_once_under_one_base_name(layout: Any, s
         assert_same(found, rows_of(scenes, split)[:count], "depth")
 
 
-def test_kohya_config_names_the_documented_fields(scenes: Path, tmp_path: Path) -> None:
+#: What sd-scripts' docs/config_README-en.md lists, of each section; anything else is refused by its schema.
+KOHYA_DATASET = {
+    "batch_size", "bucket_no_upscale", "bucket_reso_steps", "enable_bucket", "max_bucket_reso", "min_bucket_reso",
+    "resolution", "network_multiplier",
+}  # fmt: skip
+KOHYA_SUBSET = {
+    "color_aug", "face_crop_aug_range", "flip_aug", "num_repeats", "random_crop", "shuffle_caption", "keep_tokens",
+    "caption_prefix", "caption_suffix", "caption_extension", "cache_info",
+}  # fmt: skip
+
+
+def test_kohya_config_names_the_documented_fields_and_no_others(scenes: Path, tmp_path: Path) -> None:
     out = export(ExportConfig(scenes, "kohya", tmp_path / "out"))
     config = tomllib.loads((out / "dataset.toml").read_text())
+    assert config.keys() == {"general", "datasets"}
     (dataset,) = config["datasets"]
-    (subset,) = dataset["subsets"]
+    (subset,) = dataset.pop("subsets")
+    assert config["general"].keys() <= KOHYA_DATASET | KOHYA_SUBSET
+    assert dataset.keys() <= KOHYA_DATASET | KOHYA_SUBSET
+    assert subset.keys() <= KOHYA_SUBSET | {"image_dir", "conditioning_data_dir"}
     assert config["general"]["caption_extension"] == ".txt"
     assert dataset["resolution"] == 64
-    assert sorted(Path(subset["image_dir"]).glob("*.png"))
-    assert sorted(Path(subset["conditioning_data_dir"]).glob("*.png"))
+    images = sorted(Path(subset["image_dir"]).glob("*.png"))
+    assert [p.stem for p in images] == [p.stem for p in sorted(Path(subset["conditioning_data_dir"]).iterdir())]
+    assert len(images) == TRAIN and all(Image.open(p).size == (64, 64) for p in images)
+
+
+#: Fields of its documentation/DATALOADER.md that a local backend may have, by dataset_type.
+SIMPLETUNER = {
+    "text_embeds": {"id", "dataset_type", "default", "type", "cache_dir", "write_batch_size"},
+    "image": {
+        "id", "dataset_type", "type", "instance_data_dir", "conditioning_data", "caption_strategy", "cache_dir_vae",
+        "metadata_backend", "resolution", "resolution_type", "minimum_image_size", "maximum_image_size",
+        "target_downsample_size", "crop", "crop_aspect", "crop_style",
+    },
+}  # fmt: skip
+SIMPLETUNER["conditioning"] = SIMPLETUNER["image"] - {"conditioning_data"} | {"conditioning_type"}
 
 
 def test_simpletuner_config_pairs_two_backends_and_has_text_embeds(scenes: Path, tmp_path: Path) -> None:
     out = export(ExportConfig(scenes, "simpletuner", tmp_path / "out"))
-    backends = {b["dataset_type"]: b for b in json.loads((out / "multidatabackend.json").read_text())}
+    listed = json.loads((out / "multidatabackend.json").read_text())
+    backends = {b["dataset_type"]: b for b in listed}
+    assert len(listed) == 3 and len({b["id"] for b in listed}) == 3
+    assert all(b.keys() <= SIMPLETUNER[kind] for kind, b in backends.items())
     assert backends["image"]["conditioning_data"] == backends["conditioning"]["id"]
-    assert backends["image"]["caption_strategy"] == "textfile"
+    assert backends["conditioning"]["conditioning_type"] == "controlnet"
     assert backends["text_embeds"]["default"] is True
-    assert all(Path(backends[kind]["instance_data_dir"]).is_dir() for kind in ("image", "conditioning"))
-    assert {backends[kind]["resolution"] for kind in ("image", "conditioning")} == {64}
+    for kind in ("image", "conditioning"):
+        backend, folder = backends[kind], Path(backends[kind]["instance_data_dir"])
+        assert folder.is_absolute()
+        pictures = sorted(folder.glob("*.png"))
+        assert len(pictures) == TRAIN
+        assert backend["resolution_type"] == "pixel"  # of the shorter edge
+        assert backend["minimum_image_size"] <= min(Image.open(pictures[0]).size) == backend["resolution"]
+    texts = [p.with_suffix(".txt") for p in sorted(Path(backends["image"]["instance_data_dir"]).glob("*.png"))]
+    assert backends["image"]["caption_strategy"] == "textfile"  # beside the picture, one caption a line
+    assert all(len(p.read_text().splitlines()) == 1 for p in texts)
+    assert backends["conditioning"]["caption_strategy"] is None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -36,14 +37,14 @@ def config(photos: Path, out: Path, name: str, **threshold: float) -> DatasetCon
 def plant(folder: Path) -> None:
     """24 clean photographs, and one fault each on twelve others: blur of three strengths, grey, JPEG, captions."""
     folder.mkdir()
-    for i, photo in enumerate(clean_photos(36, 96)):
+    for i, photo in enumerate(clean_photos(37, 96)):
         path, text = folder / f"{i:02d}.png", f"a photograph of something, number {i}"
         if 24 <= i < 30:
             photo = cv2.GaussianBlur(photo, (0, 0), (1.5, 2.5, 4.0)[i % 3])
         elif 30 <= i < 33:
             photo = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
         elif i >= 33:
-            text = ("ab", "12 34 56 78 x", "x" * 2100)[i - 33]
+            text = ("ab", "12 34 56 78 x", "x" * 2100, "IMG_2034.jpg")[i - 33]
         Image.fromarray(photo).save(path)
         path.with_suffix(".txt").write_text(text)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
@@ -78,6 +79,7 @@ def keys(folder: Path) -> set[str]:
         {"min_chroma": 8.0},
         {"max_map_share": 0.15},
         {"min_map_share": 0.0, "max_blur": 2.0},
+        {"min_letters": 0.0, "max_map_share": 0.3},
         {"min_side": 200.0},
     ],
     ids=str,
@@ -135,6 +137,13 @@ def test_the_page_stands_alone_and_shows_both_sides(dataset: Path) -> None:
     loses = [int(step.split()[2]) for step in steps]
     assert loses == sorted(loses, reverse=True)  # a looser limit never loses more
     assert "1 of the rejects are out of reach" in page.replace("\n", " ")
+
+
+def test_a_set_without_screens_is_explored_too(photos: Path, tmp_path: Path) -> None:
+    plain = replace(config(photos, tmp_path, "plain"), screen="off")
+    build(plain)
+    explore(ExploreConfig(plain.folder, screen="default"))
+    assert "letter_share" in (plain.folder / "explore.html").read_text()
 
 
 def test_unknown_thresholds_are_one_line(dataset: Path, tmp_path: Path) -> None:

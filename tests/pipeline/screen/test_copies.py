@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,12 +16,9 @@ from PIL import Image
 from pipeline.build.run import build
 from pipeline.config import DatasetConfig
 from pipeline.contract.dataset import Triplets
-from pipeline.screen.crops import PARTS, THUMB
 from pipeline.screen.duplicates import (
     Index,
-    Look,
     Mark,
-    Twin,
     look_of,
     pack_look,
     perceptual_hash,
@@ -133,20 +129,6 @@ def test_thresholds_switch_each_off() -> None:
     plain.add(mark_of(tiles()[3], "a"), "train")
     assert plain.find(mark_of(np.ascontiguousarray(tiles()[3][:, ::-1]), "b")) is None
     assert plain.find(mark_of(cropped(tiles()[3], 0.8, np.random.default_rng(0)), "b")) is None
-
-
-@pytest.mark.proof
-def test_two_hundred_thousand_take_five_minutes_at_most() -> None:
-    """About as many of these random looks pass the hashes as of photographs; all of them pass the test of colour."""
-    rng, filled, looks = np.random.default_rng(0), index(), 200_000
-    began = time.process_time()
-    for i in range(looks):
-        turns = tuple(rng.bytes(32) for _ in range(2))
-        look = Look(turns, rng.integers(0, 2**63, PARTS, np.uint64), rng.integers(60, 200, (THUMB, THUMB, 3), np.uint8))
-        mark = Mark(i, str(i), rng.bytes(32).hex(), rng.bytes(32).hex(), look)
-        assert not isinstance(filled.find(mark), Twin)
-        filled.add(mark, "train")
-    assert time.process_time() - began <= 300
 
 
 def test_a_build_rejects_and_counts_them(tmp_path: Path) -> None:
