@@ -112,9 +112,10 @@ def recognise(names: Sequence[str], pictures: Sequence[str], read: ReadConfig, w
 
 
 def caption_columns(names: Sequence[str]) -> tuple[str, ...]:
-    """Columns of captions by their usual names, best first."""
+    """Columns of captions by their usual names, best first. ``captions`` of our own sets is JSON of every source's."""
     lower = {name.lower(): name for name in reversed(names)}
-    return tuple(lower[name] for name in TEXT_NAMES if name in lower)
+    own = {"captions"} if "caption_source" in lower else set()
+    return tuple(lower[name] for name in TEXT_NAMES if name in lower and name not in own)
 
 
 def map_columns(names: Sequence[str], read: ReadConfig) -> dict[str, str]:

@@ -10,9 +10,10 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
 from pipeline.build.run import build
-from pipeline.config import DatasetConfig
+from pipeline.config import DamageConfig, DatasetConfig
 from pipeline.contract.errors import CnlabError
 from pipeline.sources import Rejected, open_source
+from pipeline.variants.damage import damage
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +108,14 @@ def test_our_own_sets_are_a_source(tmp_path: Path) -> None:
     assert (merged.sha256_x == merged.sha256_y).all()
     assert (merged.text_x == merged.text_y).all()
     assert set(new.caption_source) == {"column"}
+
+
+def test_a_blank_caption_of_our_own_sets_is_blank(tmp_path: Path) -> None:
+    build(DatasetConfig(size="6", eval_size=2, image_size=32, workers=0, out=tmp_path, name="first"))
+    damage(DamageConfig(tmp_path / "first", ("dropped_caption=1",), name="mute"))
+    source = open_source(f"parquet:{tmp_path}/mute/train-*.parquet", 0, 32)
+    keys = source.keys()
+    assert [source.load(key).captions for key in keys] == [{}] * 6  # and not the JSON in ``captions``
 
 
 def test_hub_names_are_loaded_whole_or_their_head_is_streamed(tmp_path: Path) -> None:
