@@ -68,7 +68,7 @@ CHECKS = (
     Check("max_turn_gain", "turn_gain", False, "map_misaligned", "how much better it fits turned by a quarter"),
     Check("min_map_fit", "map_fit", True, "map_misaligned", "correlation of structure with the image"),
     Check("min_caption", "caption_length", True, "caption_empty", "characters, CJK three times"),
-    Check("max_caption", "caption_length", False, "caption_too_long", "characters"),
+    Check("max_caption", "characters", False, "caption_too_long", "characters"),
     Check("min_letters", "letter_share", True, "caption_not_text", "share of letters"),
     Check("min_clip", "clip_match", True, "caption_mismatch", "CLIP similarity of caption and image"),
     Check("max_nsfw", "nsfw", False, "nsfw", "probability"),
@@ -111,12 +111,13 @@ def caption_figures(text: str) -> Figures:
     """Of a caption."""
     text = text.strip()
     if not text:
-        return {"caption_length": 0}
+        return {"caption_length": 0.0, "characters": 0.0}
+    lengths = {"caption_length": float(caption_length(text)), "characters": float(len(text))}
     try:
         screen_caption(text, ABSOLUTE)
     except Rejected:
-        return {"caption_length": caption_length(text), "letter_share": 0.0}
-    return {"caption_length": caption_length(text), "letter_share": letter_share(text)}
+        return {**lengths, "letter_share": 0.0}
+    return {**lengths, "letter_share": letter_share(text)}
 
 
 def row_columns(conditions: Sequence[str]) -> list[str]:
