@@ -9,6 +9,7 @@ OUT.json afterwards: `seconds` from one step's end to the next's, and on a GPU i
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import statistics
 import sys
@@ -87,7 +88,8 @@ def main() -> None:
             else:
                 runpy.run_path(sys.argv[0], run_name="__main__")
         finally:
-            Path(out).write_text(json.dumps(clock.reading()))
+            if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts the first one writes
+                Path(out).write_text(json.dumps(clock.reading()))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from benchmarks.clock import Reading
 NEVER = "1000000"  # steps between checkpoints or validations
 
 
-def run(program: list[str], out: Path, environment: dict[str, str]) -> Reading:
-    """Its reading, with ``wall`` seconds; RuntimeError with the end of what it said when it fails."""
+def run(program: list[str], out: Path, environment: dict[str, str], processes: int = 1) -> Reading:
+    """Its reading (the first process's), with ``wall`` seconds; RuntimeError with its last lines if it fails."""
     quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", **environment}
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.clock", str(out), *program], env=quiet, capture_output=True, text=True
-    )
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, "-m", "benchmarks.clock", str(out), *program]
+    done = subprocess.run(command, env=quiet, capture_output=True, text=True)
     wall = time.perf_counter() - began
     if done.returncode:
         raise RuntimeError(f"{' '.join(program)} failed:\n{done.stderr[-4000:]}")

@@ -71,14 +71,15 @@ def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32, side: 
     a, b = (torch.randn((side, side), device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats + 2):
-        _wait(device)
+        wait(device)
         began = time.perf_counter()
         a @ b
-        _wait(device)
+        wait(device)
         best = min(best, time.perf_counter() - began)
     return 2 * side**3 / best
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize()

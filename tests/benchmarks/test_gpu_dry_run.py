@@ -13,7 +13,7 @@ import torch
 from diffusers import ControlNetModel
 from torch import nn
 
-from benchmarks import gpu, record
+from benchmarks import device, gpu, record
 from benchmarks.clock import Clock, steady
 from benchmarks.flops import count, denoising, known_peak, matmul_peak, sd15_unet
 from benchmarks.random_models import TINY, write_triplets
@@ -55,12 +55,26 @@ def test_a_dry_run_takes_every_path_and_records_nothing(
     assert len(compiled) == 2
     assert not (tmp_path / "results.md").exists()
     said = "\n".join(lines)
-    cases = len(gpu.DRY.batches) + len(gpu.ENGINES) + 12
+    cases = len(gpu.DRY.batches) + 4 + len(gpu.ENGINES) + 12
     assert said.count("SD 1.5 at 512 px") == cases
     assert said.count("ms a step") == 12
     assert "out of memory" not in said
     assert sum("ControlNet over" in line and "time" in line for line in lines) == 8
     assert sum("cnlab-train over" in line for line in lines) == 2
+    assert sum("planned" in line and "GiB" in line for line in lines) == 3
+    for what in ("encoding latents", "encoding captions", "painting 4 pictures", "saving a checkpoint of", "two processes"):
+        (line,) = [line for line in lines if what in line]
+        assert float(line.rsplit(": ", 1)[1].split(" ")[0].removeprefix("s, ")) > 0
+
+
+def test_nothing_is_begun_after_the_time_is_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results.md")
+    gpu.main(dry_run=True, minutes=0)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("dry run")]
+    assert len(lines) == len(gpu.PARTS)
+    assert all("not measured: the 0 minutes are over" in line for line in lines)
 
 
 def test_the_public_library_reads_the_triplets(tmp_path: Path) -> None:
@@ -83,7 +97,7 @@ def test_out_of_memory_is_a_row(bench: gpu.Bench, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bench, "_train", full)
     case = gpu.Case(4)
     reading = bench.ours(case)
-    assert bench.told(reading, case) == "out of memory" == gpu.over(reading, {"seconds": [1.0]})
+    assert bench.told(reading, case) == "out of memory" == gpu.over(bench, reading, {"seconds": [1.0]})
     assert gpu.largest_that_fits(bench, case)["batch"] == 1
 
 
@@ -93,7 +107,7 @@ def test_the_public_script_is_tried_at_half_the_batch(bench: gpu.Bench, monkeypa
             raise RuntimeError("train.py failed:\ntorch.OutOfMemoryError: CUDA out of memory")
         return {"seconds": [1.0]}
 
-    monkeypatch.setattr(gpu, "theirs", small)
+    monkeypatch.setattr(device, "theirs", small)
     assert bench.public(8, {}, Path(), Path()) == {"seconds": [1.0], "batch": 2}
 
 
@@ -101,7 +115,7 @@ def test_the_public_script_failing_otherwise_is_an_error(bench: gpu.Bench, monke
     def broken(*_: Any) -> gpu.Reading:
         raise RuntimeError("train.py failed:\nunknown option")
 
-    monkeypatch.setattr(gpu, "theirs", broken)
+    monkeypatch.setattr(device, "theirs", broken)
     with pytest.raises(RuntimeError, match="unknown option"):
         bench.public(8, {}, Path(), Path())
 
