@@ -13,15 +13,17 @@ from benchmarks.clock import Reading, steady
 from benchmarks.commands import NEVER, run
 from benchmarks.device import GIB, Bench, Case, memory
 from benchmarks.flops import wait
+from benchmarks.memory import plan
 from benchmarks.record import spread
 from pipeline.contract.pictures import decode_image
 from trainer.config import Engine, Precision
-from trainer.data.encode import TEXT_BATCH, encode_images, on_device
-from trainer.memory import architecture_of, plan
+from trainer.data.encode import encode_images, on_device
+from trainer.memory import architecture_of
 from trainer.setup import Models, build_models, set_speed
 from trainer.watch.samples import Sampler
 
 REPEATS = 3
+CAPTIONS = 32  # encoded together, as a run does
 
 
 def timed(bench: Bench, work: Callable[[], object]) -> list[float]:
@@ -66,7 +68,7 @@ def encode(bench: Bench) -> None:
     with on_device(prior.vae, bench.device):
         seconds = timed(bench, lambda: encode_images(prior, images))
     bench.row("encoding latents, fp32, 512 px: images/s", spread([len(images) / s for s in seconds]))
-    ids = prior.tokenize([row["text"] for row in table] * (TEXT_BATCH // len(table) + 1))[:TEXT_BATCH]
+    ids = prior.tokenize([row["text"] for row in table] * (CAPTIONS // len(table) + 1))[:CAPTIONS]
     seconds = timed(bench, lambda: prior.encode_text(ids.to(prior.text_encoders[0].device)))
     bench.row("encoding captions: captions/s", spread([len(ids) / s for s in seconds]))
 

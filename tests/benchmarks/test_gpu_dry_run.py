@@ -62,9 +62,15 @@ def test_a_dry_run_takes_every_path_and_records_nothing(
     assert sum("ControlNet over" in line and "time" in line for line in lines) == 8
     assert sum("cnlab-train over" in line for line in lines) == 2
     assert sum("planned" in line and "GiB" in line for line in lines) == 3
-    for what in ("encoding latents", "encoding captions", "painting 4 pictures", "saving a checkpoint of", "two processes"):
+    for what in (
+        "encoding latents",
+        "encoding captions",
+        "painting 4 pictures",
+        "saving a checkpoint of",
+        "two processes",
+    ):
         (line,) = [line for line in lines if what in line]
-        assert float(line.rsplit(": ", 1)[1].split(" ")[0].removeprefix("s, ")) > 0
+        assert float(line.rsplit(": ", 1)[1].split(" ")[0]) > 0
 
 
 def test_nothing_is_begun_after_the_time_is_up(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -266,6 +267,18 @@ def test_early_stop_ends_the_run_after_two_verdicts_and_is_found_complete(
     assert read_json(folder / "summary.json")["step"] == 6  # at 3 it is said for the first time, at 6 for the second
     (folder / "summary.json").unlink()  # as if killed before it was written
     assert read_json(run_training(config) / "summary.json")["step"] == 6
+
+
+def test_captions_that_the_text_encoder_cuts_are_announced_and_stored(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(config.model, tmp_path / "model"))
+    settings = model / "tokenizer" / "tokenizer_config.json"
+    settings.write_text(json.dumps({**read_json(settings), "model_max_length": 6}))
+    folder = run_training(replace(config, model=str(model), steps=1))
+    count = read_json(config.dataset / "dataset.json")["counts"]["train"]
+    assert f"note: {count} of {count} captions are longer than the 6 tokens" in capsys.readouterr().out
+    assert read_json(folder / "summary.json")["captions_cut"] == count
 
 
 def test_the_floor_of_a_net_that_does_not_start_as_the_prior(config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.contract.errors import CnlabError
-from trainer.run_folder import CHECKPOINTS, checkpoints, read_summary
+from trainer.run_folder import CHECKPOINTS, checkpoints, is_finished, log_lines, read_summary
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the command line's help does not need it
     import torch
@@ -103,4 +103,18 @@ def find_checkpoint(run: Path, step: int | None) -> tuple[Path, int | None]:
     if step not in there:
         steps = ", ".join(map(str, there)) or "none"
         raise CnlabError(f"{run} has no checkpoint of step {step}; there are: {steps}")
+    _refuse_nan(run, step)
     return there[step], step
+
+
+def _refuse_nan(run: Path, step: int) -> None:
+    """Of a run that ended in losses that are no numbers only what a later loss has shown to be sound is exported."""
+    lines = log_lines(run)
+    if is_finished(run) or not lines or lines[-1].get("loss") is not None:
+        return
+    sound = max((line["step"] for line in lines if line.get("loss") is not None), default=0)
+    if step >= sound:
+        raise CnlabError(
+            f"{run}: its training ended in losses that are no numbers (the last number is of step {sound}), so the "
+            f"checkpoint of step {step} is not a result; train again with a lower --lr or another --precision"
+        )

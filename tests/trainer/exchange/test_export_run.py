@@ -74,6 +74,20 @@ def test_folder_holds_the_weights_bit_equal_and_nothing_else(config: ExportConfi
     assert all(torch.equal(value, theirs[name].half()) for name, value in tensors(half).items())
 
 
+def test_a_run_that_ended_in_no_numbers_is_exported_up_to_its_last_sound_checkpoint(config: ExportConfig) -> None:
+    (config.run / "summary.json").unlink()
+    log = config.run / "log.jsonl"
+    for sound, said in ((8, "step 8"), (10, "step 10")):
+        lines = [{"step": step, "loss": 0.1 if step <= sound else None} for step in range(1, 15)]
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(CnlabError, match=f"no numbers .the last number is of {said}"):
+            export(config)
+        assert not config.out.exists()
+    lines[10]["loss"] = 0.1  # computed with the weights of step 10
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert (export(config) / "diffusion_pytorch_model.safetensors").is_file()
+
+
 def test_a_decoder_that_was_trained_too_goes_along(config: ExportConfig, capsys: pytest.CaptureFixture[str]) -> None:
     (config.run / STEP / "unet").mkdir()
     (config.run / STEP / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"decoder")
