@@ -69,8 +69,10 @@ def encode(bench: Bench) -> None:
         seconds = timed(bench, lambda: encode_images(prior, images))
     bench.row("encoding latents, fp32, 512 px: images/s", spread([len(images) / s for s in seconds]))
     ids = prior.tokenize([row["text"] for row in table] * (CAPTIONS // len(table) + 1))[:CAPTIONS]
-    seconds = timed(bench, lambda: prior.encode_text(ids.to(prior.text_encoders[0].device)))
-    bench.row("encoding captions: captions/s", spread([len(ids) / s for s in seconds]))
+    for encoder in prior.text_encoders:
+        encoder.to(bench.device, torch.float32)  # a training before this may have left them in half precision
+    seconds = timed(bench, lambda: prior.encode_text(ids.to(bench.device)))
+    bench.row("encoding captions, fp32: captions/s", spread([len(ids) / s for s in seconds]))
 
 
 def paint(bench: Bench) -> None:
