@@ -50,7 +50,7 @@ def test_a_dry_run_takes_every_path_and_records_nothing(
     # tracing takes a quarter of a minute and warns; that compiling computes the same is tested with the trainer
     compiled: list[type] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, backend: compiled.append(type(self)))
-    gpu.main(script, dry_run=True)
+    gpu.main(script, tuple(part for part in gpu.PARTS if part != "ranks"), dry_run=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("dry run of a tiny model: ")]
     assert len(compiled) == 2
     assert not (tmp_path / "results.md").exists()
@@ -62,15 +62,20 @@ def test_a_dry_run_takes_every_path_and_records_nothing(
     assert sum("ControlNet over" in line and "time" in line for line in lines) == 8
     assert sum("cnlab-train over" in line for line in lines) == 2
     assert sum("planned" in line and "GiB" in line for line in lines) == 3
-    for what in (
-        "encoding latents",
-        "encoding captions",
-        "painting 4 pictures",
-        "saving a checkpoint of",
-        "two processes",
-    ):
-        (line,) = [line for line in lines if what in line]
-        assert float(line.rsplit(": ", 1)[1].split(" ")[0]) > 0
+    for what in ("encoding latents", "encoding captions", "painting 4 pictures", "saving a checkpoint of"):
+        assert number(lines, what) > 0
+
+
+def number(lines: list[str], what: str) -> float:
+    """Of the one line that speaks of it."""
+    (line,) = [line for line in lines if what in line]
+    return float(line.rsplit(": ", 1)[1].split(" ")[0])
+
+
+@pytest.mark.slow
+def test_two_processes_are_timed_as_whole_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main(parts=("ranks",), dry_run=True)
+    assert number(capsys.readouterr().out.splitlines(), "two processes over one") > 0
 
 
 def test_nothing_is_begun_after_the_time_is_up(
