@@ -13,12 +13,11 @@ from benchmarks.clock import Reading, steady
 from benchmarks.commands import NEVER, run
 from benchmarks.device import GIB, Bench, Case, memory
 from benchmarks.flops import wait
-from benchmarks.memory import plan
 from benchmarks.record import spread
 from pipeline.contract.pictures import decode_image
 from trainer.config import Engine, Precision
 from trainer.data.encode import encode_images, on_device
-from trainer.memory import architecture_of
+from trainer.memory import architecture_of, plan
 from trainer.setup import Models, build_models, set_speed
 from trainer.watch.samples import Sampler
 
