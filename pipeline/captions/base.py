@@ -18,17 +18,17 @@ ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\
 
 
 class Captioner(Protocol):
-    """Says what is on a picture, or hands on what its source said."""
+    """Writes a caption for a picture, or hands on one of its source."""
 
     name: str  # as it is asked for and stored in ``caption_source``
 
     def prepare(self) -> None:
         """Load whatever it needs. Raises CnlabError."""
 
-    def caption(self, image: Picture, given: Mapping[str, str]) -> str | None:
+    def caption(self, image: Picture, texts: Mapping[str, str]) -> str | None:
         """The caption of ``image`` (S, S, 3) uint8 RGB, or None when there is nothing to say.
 
-        ``given`` is what the source said, by caption source, and the sample's ``key`` and ``folder``.
+        ``texts``: captions by where they come from, and the sample's ``key`` and ``folder``.
         """
 
 

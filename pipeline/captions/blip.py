@@ -26,7 +26,7 @@ class Blip:
         """Load the network."""
         _model(self.weights)
 
-    def caption(self, image: Picture, given: Mapping[str, str]) -> str | None:
+    def caption(self, image: Picture, texts: Mapping[str, str]) -> str | None:
         """Beam search without sampling."""
         import torch
 

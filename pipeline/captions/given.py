@@ -1,4 +1,4 @@
-"""Captions that need no model: what the source said, alone or in a template."""
+"""Captions that need no model: those of the source, alone or in a template."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class GivenCaption:
     def prepare(self) -> None:
         """Nothing to load."""
 
-    def caption(self, image: Picture, given: Mapping[str, str]) -> str | None:
-        """``given[name]``."""
-        return given.get(self.name)
+    def caption(self, image: Picture, texts: Mapping[str, str]) -> str | None:
+        """``texts[name]``."""
+        return texts.get(self.name)
 
 
 class TemplateCaption:
@@ -37,11 +37,11 @@ class TemplateCaption:
     def prepare(self) -> None:
         """Nothing to load."""
 
-    def caption(self, image: Picture, given: Mapping[str, str]) -> str | None:
+    def caption(self, image: Picture, texts: Mapping[str, str]) -> str | None:
         """The filled template; what fills it is text, never a template itself."""
-        if not all(given.get(name, "").strip() for _, name in self.parts if name):
+        if not all(texts.get(name, "").strip() for _, name in self.parts if name):
             return None
-        return "".join(before + (given[name] if name else "") for before, name in self.parts)
+        return "".join(before + (texts[name] if name else "") for before, name in self.parts)
 
 
 def _parse(text: str) -> list[tuple[str, str | None]]:

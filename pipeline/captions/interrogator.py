@@ -45,17 +45,17 @@ class InterrogatorCaption:
         self.blip.prepare()
         _interrogator(self.weights)
 
-    def caption(self, image: Picture, given: Mapping[str, str]) -> str | None:
+    def caption(self, image: Picture, texts: Mapping[str, str]) -> str | None:
         """Deterministic: no mode samples."""
         import torch
 
-        said = self.blip.caption(image, given)
-        if not said:
+        blip_caption = self.blip.caption(image, texts)
+        if not blip_caption:
             return None
         ask = getattr(_interrogator(self.weights), MODES[self.mode])
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.cuda.amp.autocast of the package is deprecated, and idle on a CPU
-            text: str = ask(Image.fromarray(image), caption=said)
+            text: str = ask(Image.fromarray(image), caption=blip_caption)
         return text
 
 
@@ -71,18 +71,18 @@ def _interrogator(where: str) -> Any:
         if folder.is_dir():
             config.clip_model, config.clip_preprocess = _local(folder)
             # the package names its cache of embedded phrases by this: a hash, so that no other model's is read
-            mark = weights_identity(where)[:16]
-            config.clip_model_name, config.download_cache = f"ViT-L-14/{mark}", False  # only its tokenizer is used
+            digest = weights_identity(where)[:16]
+            config.clip_model_name, config.download_cache = f"ViT-L-14/{digest}", False  # only its tokenizer is used
         if (folder / "data").is_dir():
             config.data_path = str(folder / "data")
         return Interrogator(config)
 
 
 def _files(folder: Path) -> list[Path]:
-    found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-    if not found:  # open_clip itself would go on with random weights
+    files = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    if not files:  # open_clip itself would go on with random weights
         raise CnlabError(f"none of {', '.join(WEIGHTS)} lies there")
-    return [folder / "open_clip_config.json", *found]
+    return [folder / "open_clip_config.json", *files]
 
 
 def _local(folder: Path) -> tuple[Any, Any]:

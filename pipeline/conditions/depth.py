@@ -48,8 +48,8 @@ def inverse_depth(where: str, image: Picture, resolution: int) -> NDArray[np.flo
     size = {"size": {"height": resolution, "width": resolution}} if model.config.model_type in RESIZABLE else {}
     pixels = processor(images=np.array(image), return_tensors="pt", **size)["pixel_values"].to(pick_device())
     with torch.inference_mode():
-        found = model(pixel_values=pixels).predicted_depth[:, None].float()  # (1, 1, h, w)
-        full = interpolate(found, image.shape[:2], mode="bicubic", align_corners=False)[0, 0].cpu().numpy()
+        prediction = model(pixel_values=pixels).predicted_depth[:, None].float()  # (1, 1, h, w)
+        full = interpolate(prediction, image.shape[:2], mode="bicubic", align_corners=False)[0, 0].cpu().numpy()
     if _is_metric(model.config):
         full = 1 / np.maximum(full, 1e-3)  # a millimetre, for what lies at the lens
     low, span = float(full.min()), float(np.ptp(full))

@@ -47,9 +47,9 @@ def draw_mask(params: Params, height: int, width: int) -> NDArray[np.bool_]:
     return canvas.astype(bool)
 
 
-def inpaint_mask(made: Picture) -> NDArray[np.bool_]:
+def inpaint_mask(inpaint_map: Picture) -> NDArray[np.bool_]:
     """The mask of an inpainting map: where it is (0, 0, 0). (H, W, 3) uint8 -> (H, W) bool"""
-    return np.asarray((made[..., 0] | made[..., 1] | made[..., 2]) == 0)
+    return np.asarray((inpaint_map[..., 0] | inpaint_map[..., 1] | inpaint_map[..., 2]) == 0)
 
 
 def _box(rng: np.random.Generator) -> list[float]:

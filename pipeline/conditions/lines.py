@@ -28,8 +28,8 @@ class Lines(Extractor):
     def extract(self, image: Picture, params: Params) -> Picture:
         """(H, W, 3) uint8 RGB -> (H, W) uint8, 255 on segments and 0 elsewhere."""
         grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-        found = cv2.createLineSegmentDetector(cv2.LSD_REFINE_STD, params["scale"]).detect(grey)[0]
-        segments = np.empty((0, 4), np.float32) if found is None else found.reshape(-1, 4)
+        detected = cv2.createLineSegmentDetector(cv2.LSD_REFINE_STD, params["scale"]).detect(grey)[0]
+        segments = np.empty((0, 4), np.float32) if detected is None else detected.reshape(-1, 4)
         length = np.hypot(segments[:, 2] - segments[:, 0], segments[:, 3] - segments[:, 1])
         return draw_segments(segments[length >= params["length"] * canvas_scale(image)], grey.shape)
 

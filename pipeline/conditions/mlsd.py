@@ -43,10 +43,10 @@ class Mlsd(Weighted):
         sides = [max(1, round(side / MULTIPLE)) * MULTIPLE for side in at_resolution(image, params["resolution"])]
         with torch.inference_mode():
             try:
-                found = pred_lines(image, _network(self.weights), sides[::-1], params["score"], params["distance"])
+                segments = pred_lines(image, _network(self.weights), sides[::-1], params["score"], params["distance"])
             except IndexError:  # its answer to a picture without lines
-                found = np.empty((0, 4))
-        return draw_segments(found.astype(np.float32), image.shape)
+                segments = np.empty((0, 4))
+        return draw_segments(segments.astype(np.float32), image.shape)
 
 
 @cache

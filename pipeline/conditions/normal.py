@@ -26,8 +26,8 @@ class Normal(Depth):
     def extract(self, image: Picture, params: Params) -> Picture:
         """(H, W, 3) uint8 RGB -> (H, W, 3) uint8 RGB: (n + 1) / 2, R right, G up, B towards the viewer."""
         near = inverse_depth(self.weights, image, params["resolution"])
-        found = normals(near, params["relief"], params["background"])
-        return np.asarray(np.rint(127.5 * (found + 1)), dtype=np.uint8)
+        vectors = normals(near, params["relief"], params["background"])
+        return np.asarray(np.rint(127.5 * (vectors + 1)), dtype=np.uint8)
 
 
 def normals(near: NDArray[np.float32], relief: float, background: float) -> NDArray[np.float32]:
@@ -41,5 +41,5 @@ def normals(near: NDArray[np.float32], relief: float, background: float) -> NDAr
     down = cv2.Sobel(near, cv2.CV_32F, 0, 1, scale=slope, borderType=cv2.BORDER_REPLICATE)
     flat = near < background
     right[flat], down[flat] = 0, 0
-    found = np.stack([-right, down, np.ones_like(near)], axis=2)
-    return np.asarray(found / np.linalg.norm(found, axis=2, keepdims=True), dtype=np.float32)
+    vectors = np.stack([-right, down, np.ones_like(near)], axis=2)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=2, keepdims=True), dtype=np.float32)

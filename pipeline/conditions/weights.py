@@ -60,9 +60,9 @@ def annotate(detector: Any, image: Picture, resolution: int, **options: Any) -> 
     padded = cv2.copyMakeBorder(seen, 0, -height % MULTIPLE, 0, -width % MULTIPLE, cv2.BORDER_REPLICATE)
     side = min(padded.shape[:2])
     with torch.inference_mode():
-        found = detector(padded, detect_resolution=side, image_resolution=side, output_type="np", **options)
+        detected = detector(padded, detect_resolution=side, image_resolution=side, output_type="np", **options)
     back = image.shape[1], image.shape[0]
     if (width, height) == back:
-        return np.ascontiguousarray(found[:height, :width], dtype=np.uint8)
+        return np.ascontiguousarray(detected[:height, :width], dtype=np.uint8)
     method = cv2.INTER_AREA if width > back[0] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(found[:height, :width], back, interpolation=method), dtype=np.uint8)
+    return np.asarray(cv2.resize(detected[:height, :width], back, interpolation=method), dtype=np.uint8)

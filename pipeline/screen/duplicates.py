@@ -209,12 +209,12 @@ class Index:
         near = np.flatnonzero(bits <= MOST_BITS)
         mean = look.thumb.mean((0, 1), dtype=np.float32)
         near = near[(np.abs(self._means[near] - mean) <= MOST_COLOUR).all(1)]
-        best, found = self.min_crop_fit, None
+        best, closest = self.min_crop_fit, None
         for at in near[np.argsort(bits[near], kind="stable")[:CANDIDATES]]:
             pair = (self._thumbs[at], look.thumb) if part_of[at] <= whole_of[at] else (look.thumb, self._thumbs[at])
             if (fit := crop_fit(*pair)) >= best:
-                best, found = fit, self._twin(int(at), round(100 * fit), "cropped")
-        return found
+                best, closest = fit, self._twin(int(at), round(100 * fit), "cropped")
+        return closest
 
     def add(self, mark: Mark, place: str) -> None:
         """Remember a picture; ``place`` is its split, or ``outside``."""
@@ -256,18 +256,18 @@ def judge(index: Index, marks: list[Mark], copies: set[int], split: str, room: i
     copies  ranks that an earlier, interrupted build already rejected: they are only remembered
     room    stop after so many that are no copies; what lies beyond is not in the dataset and must not shadow anything
     """
-    found: dict[int, Twin] = {}
+    twins: dict[int, Twin] = {}
     for mark in marks:
         if room == 0:
             break
         if mark.rank in copies:
             pass
         elif twin := index.find(mark):
-            found[mark.rank] = twin
+            twins[mark.rank] = twin
         else:
             room -= 1
         index.add(mark, split)
-    return found
+    return twins
 
 
 def reason_of(twin: Twin) -> tuple[str, str]:

@@ -176,9 +176,9 @@ def screen_raw(raw: Raw, limits: Mapping[str, float]) -> None:
     if quality is not None and quality < limits["min_jpeg_quality"]:
         raise Rejected("jpeg_damage", f"quality {quality:.0f}")
     if short >= 4 * BLOCK and raw.image.shape[:2] == (raw.height, raw.width) and limits["max_blockiness"] < 1e6:
-        found = raw.facts["blockiness"] = round(blockiness(raw.image), 3)
-        if found > limits["max_blockiness"]:
-            raise Rejected("jpeg_damage", f"blockiness {found:.2f}")
+        measured = raw.facts["blockiness"] = round(blockiness(raw.image), 3)
+        if measured > limits["max_blockiness"]:
+            raise Rejected("jpeg_damage", f"blockiness {measured:.2f}")
 
 
 def screen_image(

@@ -30,12 +30,12 @@ class LeakReport:
     n: int
 
 
-def _features(made: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _features(soft_map: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(H, W) uint8 -> (SIDE, SIDE, F) float32 in [0, 1]: the map, and its faint part without the lines above it."""
     reach = PATCH // 2
     planes: list[NDArray[Any]] = [np.ones((SIDE, SIDE), np.float32)]
     for cap in CAPS:
-        capped = np.minimum(made, cap).astype(np.float32) / cap
+        capped = np.minimum(soft_map, cap).astype(np.float32) / cap
         small = cv2.resize(capped, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         padded = cv2.copyMakeBorder(small, reach, reach, reach, reach, cv2.BORDER_REFLECT)
         planes += [padded[y : y + SIDE, x : x + SIDE] for y in range(PATCH) for x in range(PATCH)]
@@ -69,6 +69,6 @@ def leak(images: NDArray[np.uint8], maps: NDArray[np.uint8], seed: int = 0) -> L
         for i in np.flatnonzero(fold == side):
             error = float(((y[i] - x[i] @ weights) ** 2).mean())
             scores[i] = max(0.0, 1 - error / max(float(y[i].var()), 1e-6))
-    drawn = scores[rng.integers(len(scores), size=(1000, len(scores)))].mean(1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
+    resampled = scores[rng.integers(len(scores), size=(1000, len(scores)))].mean(1)
+    low, high = np.quantile(resampled, (0.025, 0.975))
     return LeakReport(float(scores.mean()), (float(low), float(high)), len(scores))

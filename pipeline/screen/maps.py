@@ -31,27 +31,28 @@ QUARTERS: dict[str, Turn] = {
 
 
 def screen_map(
-    image: NDArray[np.uint8], made: NDArray[np.uint8], condition: Condition, limits: Mapping[str, float]
+    image: NDArray[np.uint8], picture: NDArray[np.uint8], condition: Condition, limits: Mapping[str, float]
 ) -> None:
     """Raise `Rejected` with map_size, map_empty, map_flat, map_saturated, map_inverted or map_misaligned."""
-    if made.shape[:2] != image.shape[:2]:
+    if picture.shape[:2] != image.shape[:2]:
         raise Rejected(
-            "map_size", f"{condition.name}: {made.shape[1]}x{made.shape[0]}, image {image.shape[1]}x{image.shape[0]}"
+            "map_size",
+            f"{condition.name}: {picture.shape[1]}x{picture.shape[0]}, image {image.shape[1]}x{image.shape[0]}",
         )
     if condition.binary:
-        lit = float((made > 127).mean())
+        lit = float((picture > 127).mean())
         if lit < limits["min_map_share"]:
             raise Rejected("map_empty", f"{condition.name}: {lit:.5f} lit")
         if lit > limits["max_map_share"]:
             raise Rejected("map_saturated", f"{condition.name}: {lit:.3f} lit")
-    elif limits["min_map_share"] > 0 and int(np.ptp(made)) == 0:
+    elif limits["min_map_share"] > 0 and int(np.ptp(picture)) == 0:
         raise Rejected("map_empty", f"{condition.name}: one value everywhere")
-    elif (levels := map_range(made)) < limits["min_map_range"]:
+    elif (levels := map_range(picture)) < limits["min_map_range"]:
         raise Rejected("map_flat", f"{condition.name}: its values lie within {levels} of 255 levels")
-    if condition.light_on_dark and (light := float((made > 127).mean())) > limits["max_light"]:
+    if condition.light_on_dark and (light := float((picture > 127).mean())) > limits["max_light"]:
         raise Rejected("map_inverted", f"{condition.name}: {light:.2f} of it is light")
     if isinstance(condition, Given) and condition.aligned:  # an extracted map is of this image by construction
-        _check_fit(image, made, condition.name, limits)
+        _check_fit(image, picture, condition.name, limits)
 
 
 def map_range(picture: NDArray[np.uint8]) -> int:
@@ -59,10 +60,10 @@ def map_range(picture: NDArray[np.uint8]) -> int:
     return int(np.ptp(picture, axis=(0, 1)).max())
 
 
-def _check_fit(image: NDArray[np.uint8], made: NDArray[np.uint8], name: str, limits: Mapping[str, float]) -> None:
+def _check_fit(image: NDArray[np.uint8], picture: NDArray[np.uint8], name: str, limits: Mapping[str, float]) -> None:
     """A given map that fits the image better when moved or mirrored, or not at all, belongs elsewhere."""
     for turns, gain in ((UPRIGHT, "max_shift_gain"), (QUARTERS, "max_turn_gain")):
-        here, elsewhere, how = alignment(image, made, turns)
+        here, elsewhere, how = alignment(image, picture, turns)
         if elsewhere - here > limits[gain]:
             raise Rejected("map_misaligned", f"{name}: correlation {here:.2f}, {how} {elsewhere:.2f}")
     if here < limits["min_map_fit"]:
@@ -87,10 +88,10 @@ def structure(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def alignment(
-    image: NDArray[np.uint8], made: NDArray[np.uint8], turns: Mapping[str, Turn] = UPRIGHT
+    image: NDArray[np.uint8], picture: NDArray[np.uint8], turns: Mapping[str, Turn] = UPRIGHT
 ) -> tuple[float, float, str]:
     """(correlation of structure in place, the best elsewhere, where that is): turns, shifted by up to a quarter."""
-    a, b = structure(image), structure(made)
+    a, b = structure(image), structure(picture)
     here = float((a * b).sum())
     offsets = np.fft.fftfreq(CELLS, 1 / CELLS)
     far = np.hypot(offsets[:, None], offsets[None])

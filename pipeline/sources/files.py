@@ -116,19 +116,19 @@ def fitted_map(
     wide = () if read.map_scale == "full" or name in LABELS else WIDE
     reading = Reading(ground=0, profiles=False, deep=levels, modes=(*PLAIN, *DEEP, *wide))
     try:
-        made, map_width, map_height, facts = decode(data, min(height, width), reading)
+        picture, map_width, map_height, facts = decode(data, min(height, width), reading)
     except Rejected as error:
         raise Rejected("map_missing", f"{name}: {error.reason}, {error.detail}") from error
     drift = abs(map_width * size[1] / (map_height * size[0]) - 1)
     if drift > max(0.01, 1 / min(map_width, map_height)):
         raise Rejected("map_size", f"{name}: {map_width}x{map_height}, its image {size[0]}x{size[1]}")
     if turned_over:
-        made = made if "scale" in params else 255 - made
+        picture = picture if "scale" in params else 255 - picture
         params["near"] = "black"
     if "alpha" in facts:
         params["alpha"] = "black"
-    if made.shape[:2] == (height, width):
-        return made, params
-    smooth = cv2.INTER_AREA if made.shape[0] > height else cv2.INTER_LINEAR
+    if picture.shape[:2] == (height, width):
+        return picture, params
+    smooth = cv2.INTER_AREA if picture.shape[0] > height else cv2.INTER_LINEAR
     method = cv2.INTER_NEAREST if name in LABELS else smooth
-    return np.asarray(cv2.resize(made, (width, height), interpolation=method), dtype=np.uint8), params
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=method), dtype=np.uint8), params

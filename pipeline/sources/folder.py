@@ -136,12 +136,12 @@ class Folder:
             for f in self._listed
             if f.lower().endswith(suffix)
         }
-        found = {}
+        sidecars = {}
         for file in self._files.values():
             text = texts.get(stem(file).casefold()) or texts.get(file.casefold())
             if text:
-                found[file] = text
-        return found
+                sidecars[file] = text
+        return sidecars
 
     def _account(self, pictures: list[str], tables: list[str], taken: set[str]) -> list[str]:
         """What became of every file that is no candidate."""

@@ -141,16 +141,16 @@ def open_parquet(
     folder = Path(where).expanduser()
     if where and folder.is_dir():
         ours = (folder / "dataset.json").is_file()
-        found = sorted(
+        paths = sorted(
             p for part in (("train-*", "eval-*") if ours else ("**/*",)) for p in folder.glob(f"{part}.parquet")
         )
     else:
-        found = sorted(p for p in map(Path, matching_files(fsspec.filesystem("file"), str(folder))) if p.is_file())
-    if not where or not found:
+        paths = sorted(p for p in map(Path, matching_files(fsspec.filesystem("file"), str(folder))) if p.is_file())
+    if not where or not paths:
         raise CnlabError(f"no Parquet files at {where!r}; give SOURCE=parquet:PATH, a file, a folder or a glob")
-    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in found]
+    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     try:
-        rows = load_dataset("parquet", data_files=[glob.escape(str(p)) for p in found], split="train")
+        rows = load_dataset("parquet", data_files=[glob.escape(str(p)) for p in paths], split="train")
     except Exception as error:  # damaged files raise nearly anything
         raise _unreadable(where, error) from error
     return Table(rows, fingerprint(stats), image_size, wanted, read or ReadConfig(), where)

@@ -35,19 +35,19 @@ class Tabletop:
     def load(self, key: str) -> Raw:
         """Render one scene."""
         scene = sample_scene(self.seed, int(key.rsplit("-", 1)[1]))
-        made = render(scene, self.image_size)
+        rendering = render(scene, self.image_size)
         size = self.image_size
-        return Raw(key, made.image, {"template": scene.caption}, size, size, true_maps(made))
+        return Raw(key, rendering.image, {"template": scene.caption}, size, size, true_maps(rendering))
 
 
-def true_maps(made: Render) -> dict[str, NDArray[np.uint8]]:
+def true_maps(rendering: Render) -> dict[str, NDArray[np.uint8]]:
     """Ground truth as conditioning images, (S, S, 3) uint8 RGB.
 
     depth    linear, near is white (the convention of MiDaS-conditioned ControlNets)
     normal   (n + 1) / 2, R right, G up, B towards the viewer
     segment  `PALETTE` colour of the class
     """
-    near = np.clip((DEPTH_FAR - made.depth) / (DEPTH_FAR - DEPTH_NEAR), 0, 1)
+    near = np.clip((DEPTH_FAR - rendering.depth) / (DEPTH_FAR - DEPTH_NEAR), 0, 1)
     depth = np.repeat(np.round(255 * near).astype(np.uint8)[..., None], 3, 2)
-    normal = np.round(127.5 * (made.normal + 1)).astype(np.uint8)
-    return {"depth": depth, "normal": normal, "segment": PALETTE[made.segment]}
+    normal = np.round(127.5 * (rendering.normal + 1)).astype(np.uint8)
+    return {"depth": depth, "normal": normal, "segment": PALETTE[rendering.segment]}

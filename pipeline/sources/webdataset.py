@@ -231,24 +231,24 @@ def _find(where: str) -> tuple[Any, dict[str, str]]:
     try:
         fs, path = fsspec.core.url_to_fs(where)
         if fs.isdir(path):  # whatever brackets its name holds
-            found = sorted(hit for hit in fs.ls(path, detail=False) if hit.endswith(".tar"))
+            paths = sorted(hit for hit in fs.ls(path, detail=False) if hit.endswith(".tar"))
         else:
-            found = sorted({hit for p in _expand(path) for hit in matching_files(fs, p)})
-        missing = next((p for p in found if not fs.isfile(p)), None)
+            paths = sorted({hit for p in _expand(path) for hit in matching_files(fs, p)})
+        missing = next((p for p in paths if not fs.isfile(p)), None)
     except (OSError, ValueError, ImportError) as error:
         raise CnlabError(
             f"webdataset:{where} cannot be opened ({error}); check the path, or install its fsspec backend"
         ) from error
-    if missing or not found:
+    if missing or not paths:
         raise CnlabError(f"webdataset:{where}: {missing or 'no tar file'} is not there")
-    packed = next((p for p in found if p.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst"))), None)
+    packed = next((p for p in paths if p.endswith((".gz", ".tgz", ".bz2", ".xz", ".zst"))), None)
     if packed:
         raise CnlabError(f"{packed} is compressed, which allows no random access; unpack it to a plain .tar")
-    names = [stem(posixpath.basename(p)) or p for p in found]
+    names = [stem(posixpath.basename(p)) or p for p in paths]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
         raise CnlabError(f"webdataset:{where}: two tars are called {twice}; keys would clash, so rename one")
-    return fs, dict(zip(names, found, strict=True))
+    return fs, dict(zip(names, paths, strict=True))
 
 
 def _expand(path: str) -> list[str]:
