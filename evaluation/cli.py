@@ -53,10 +53,16 @@ def report(config: Annotated[ReportConfig, FLAT]) -> None:
 @app.command(name="compare")
 def compare(config: Annotated[CompareConfig, FLAT]) -> None:
     """Paired differences of subjects on the same samples and noise, with intervals."""
-    from evaluation.compare import compare_all, verdicts
+    from evaluation.compare import compare_all, verdicts, write_variances
+    from evaluation.spread import variance_lines
+    from pipeline.contract.text import markdown_table
 
-    rows = compare_all(config)
-    print("\n".join(verdicts(rows)))
+    print("\n".join(verdicts(compare_all(config))))
+    if spread := write_variances(config.results):
+        path, table = spread
+        head = ["runs", "measure", "seeds x groups x samples", "seed", "sample", "noise", "rest"]
+        print("\nWhere scores differ, as standard deviations:", markdown_table(head, variance_lines(table)), sep="\n")
+        print(f"variances: {path}")
     print(f"table:  {config.results / 'results.parquet'}")
 
 

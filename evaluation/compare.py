@@ -13,10 +13,12 @@ from evaluation.metrics.kernel import kernel_difference
 from evaluation.metrics.mind import mind_difference
 from evaluation.metrics.sets import set_names
 from evaluation.report.words import interval, words
-from evaluation.results import append_rows
+from evaluation.results import append_rows, read_results
 from evaluation.scores import DIFFERENCE, FLOOR, features_file, read_features, read_scores
+from evaluation.spread import VARIANCES, seed_resolution, variances
 from evaluation.subjects import Subject
 from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import atomic
 from pipeline.contract.identity import code_version, fingerprint
 from pipeline.fidelity import LOWER_IS_BETTER
 
@@ -35,7 +37,8 @@ def compare_all(config: CompareConfig) -> list[dict[str, Any]]:
         rows += _difference_rows(first, other) + _distance_rows(config.results, first, other)
     append_rows(config.results, [{k: v for k, v in row.items() if k != "p"} for row in rows])
     adjusted = holm({str(i): row["p"] for i, row in enumerate(rows) if row["p"] is not None})
-    return [{**row, "p": adjusted.get(str(i))} for i, row in enumerate(rows)]
+    table = read_results(config.results)
+    return [{**row, "p": adjusted.get(str(i)), "resolution": seed_resolution(table, row)} for i, row in enumerate(rows)]
 
 
 def _scores_of(config: CompareConfig, name: str) -> pd.DataFrame:
@@ -43,13 +46,16 @@ def _scores_of(config: CompareConfig, name: str) -> pd.DataFrame:
     subject = str(Subject.parse(name))
     table = read_scores(config.results)
     own = table[table["run"] == subject] if len(table) else table
-    for column in ("dataset", "condition", "recipe"):
-        wanted = getattr(config, column)
-        if wanted and len(own):
+    for column in ("dataset", "condition", "model", "recipe", "step") if len(own) else ():
+        wanted, there = getattr(config, column), sorted(own[column].dropna().unique())
+        if column == "recipe" and own.arm.eq("prior").all():
+            # nothing of a ControlNet is part of its recipe
+            wanted = ",".join(part for part in wanted.split(",") if not part.startswith(("strength=", "weighting=")))
+        if wanted and (column != "step" or len(there) > 1):  # of two runs each has steps of its own
             own = own[(own[column] == wanted) | own[column].isna()]
-        values = sorted(own[column].dropna().unique()) if len(own) else []
-        if len(values) > 1:
-            raise CnlabError(f"{subject} was evaluated with several values of {column}; add --{column} one of {values}")
+        if own[column].nunique() > 1 or (there and not len(own)):
+            fault = f"has no scores with --{column} {wanted}" if wanted else f"has scores with several {column}s"
+            raise CnlabError(f"{subject} {fault}; give --{column} and one of {', '.join(map(str, there))}")
     if not len(own):
         raise CnlabError(f"{config.results} holds no scores of {subject}; evaluate it first")
     return own
@@ -124,14 +130,44 @@ def _row(metric: str, version: str, estimate: Difference, a: Any, b: Any, lower:
 
 
 def verdicts(rows: list[dict[str, Any]]) -> list[str]:
-    """A line a row: which of the two is better, or that these pictures do not tell, by Holm's p-values of all rows."""
-    return [_verdict(row) for row in rows]
+    """A line a row: which of the two is better, or that these pictures do not tell, by Holm's p-values of all rows.
+
+    And whether another training seed alone would make such a difference, where runs that differ in it were evaluated.
+    """
+    lines = [_verdict(row) for row in rows]
+    trained = any(
+        Subject.parse(row[side]).arm in ("control", "shuffled") for row in rows for side in ("run", "against")
+    )
+    if trained and all(row["resolution"][0] is None for row in rows):
+        lines.append(
+            "What another training seed alone changes is not known here: evaluate runs that differ in --seed alone, on "
+            "the same samples and by the same recipe, and compare again"
+        )
+    return lines
 
 
 def _verdict(row: dict[str, Any]) -> str:
-    name, p = words(row["metric"].removesuffix(DIFFERENCE)), row["p"]
+    name, p, (least, runs) = words(row["metric"].removesuffix(DIFFERENCE)), row["p"], row["resolution"]
     facts = f"{name}: {row['value']:+.3g} {interval(SimpleNamespace(**row))}, n = {row['n']}"
     if p is None or p > ALPHA:
         return f"{facts}: {row['run']} and {row['against']} cannot be told apart"
     better = (row["value"] > 0) == row["higher_is_better"]
-    return f"{facts}, p = {p:.2g}: {row['run'] if better else row['against']} is better"
+    line = f"{facts}, p = {p:.2g}: {row['run'] if better else row['against']} is better"
+    if least is None:
+        return line
+    if abs(row["value"]) < least:
+        return (
+            f"{line} here, but below resolution: other training seeds alone move it by up to {least:.2g} ({runs} runs)"
+        )
+    return f"{line}, by more than training seeds alone move it ({least:.2g}, {runs} runs)"
+
+
+def write_variances(results: Path) -> tuple[Path, pd.DataFrame] | None:
+    """Write variances.csv, of every set of runs that differ in their seed alone; None where there is none."""
+    table = variances(results, read_results(results))
+    if not len(table):
+        return None
+    path = results / VARIANCES
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False)
+    return path, table

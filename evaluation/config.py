@@ -154,6 +154,10 @@ class CompareConfig:
     """Column dataset, where a subject has several."""
     condition: str = ""
     """Column condition, where a subject has several."""
+    model: str = ""
+    """Column model, where a subject has several."""
+    step: int | None = None
+    """Column step, where a run was evaluated at several."""
 
     def __post_init__(self) -> None:
         """Refuse fewer than two."""

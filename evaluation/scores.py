@@ -253,6 +253,7 @@ def _rows(
                 "eval_fingerprint": pictures.samples.fingerprint,
                 "condition": pictures.samples.condition,
                 **{name: pictures.facts.get(name) for name in ("model", "recipe")},
+                "step": pictures.facts.get("step") if pictures.subject.arm in ("control", "shuffled") else None,
                 "pictures": fingerprint(pictures.identity),
                 "key": keys,
                 "gen_seed": group,
@@ -260,7 +261,7 @@ def _rows(
                 "metric_version": version,
                 "value": values[metric],
             }
-        ).astype({"model": "string", "recipe": "string"})
+        ).astype({"model": "string", "recipe": "string", "step": "Int64"})
         for metric, version in metrics.items()
     )
 
@@ -288,9 +289,23 @@ def _read_features(path: Path, width: int) -> Features:
     return there if whole else np.empty((0, width), np.float32)
 
 
+#: What tells the sets of pictures of one subject apart.
+PLACE = ("run", "eval_fingerprint", "condition", "model", "recipe", "step")
+
+
 def read_scores(results: Path) -> pd.DataFrame:
-    """All parts of ``scores.parquet/``; raises `CnlabError` by way of its readers when there are none."""
+    """All parts of ``scores.parquet/``; empty when there are none.
+
+    Where pictures were replaced by others of the same place (a folder that changed, a run that was trained anew) only
+    the scores of the last ones count, as in the results.
+    """
     import pandas as pd
 
-    parts = [pd.read_parquet(path) for path in sorted((results / TABLE).glob("*.parquet"))]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({name: [] for name in SCORE_COLUMNS})
+    paths = sorted((results / TABLE).glob("*.parquet"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    if not paths:
+        return pd.DataFrame({name: [] for name in SCORE_COLUMNS})
+    table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    if "step" not in table:
+        table["step"] = pd.array([pd.NA] * len(table), dtype="Int64")
+    last = table.groupby(list(PLACE), dropna=False).pictures.transform("last")
+    return table[table.pictures == last].reset_index(drop=True)

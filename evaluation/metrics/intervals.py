@@ -169,64 +169,67 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def resolution(seed_values: Sequence[ArrayLike]) -> float | None:
-    """The smallest difference of two single runs that retraining with another seed would seldom (5%) make.
+def resolution(seed_values: Sequence[ArrayLike], runs: int = 2) -> float | None:
+    """The smallest difference that retraining with another seed would seldom (5%) make.
 
     Parameters
     ----------
     seed_values
         Cells of one metric, each with the (S,) values of its training seeds; their variances are pooled.
+    runs : int
+        How many trained nets the difference is of: 2, or 1 against what is not trained.
 
     Returns
     -------
     float or None
-        t sqrt(2) times the pooled standard deviation; None when no cell has two seeds.
+        t sqrt(runs) times the pooled standard deviation; None when no cell has two seeds.
     """
     cells = [vector(values, "training seeds") for values in seed_values]
     freedom = sum(len(x) - 1 for x in cells)
     if freedom < 1:
         return None
     pooled = sum(float(np.square(x - x.mean()).sum()) for x in cells) / freedom
-    return _t(freedom) * float(np.sqrt(2 * pooled))
-
-
-def below_resolution(difference: float, seed_values: Sequence[ArrayLike]) -> bool | None:
-    """Whether a difference of two single runs is smaller than `resolution`; None where that is not known."""
-    limit = resolution(seed_values)
-    return None if limit is None else abs(difference) < limit
+    return _t(freedom) * float(np.sqrt(runs * pooled))
 
 
 @dataclass(frozen=True)
 class Variances:
-    """Variance components of a score: of training seeds, generation groups and samples, and what is left."""
+    """Variance components of a score: training seeds, samples, noise (groups of one sample), and what is left."""
 
     seed: float
-    group: float
     sample: float
+    group: float
     residual: float
 
 
 def variance_table(scores: ArrayLike) -> Variances:
     """Components of (S, G, N) scores, seeds x generation groups x samples, each at least 2 long but the groups.
 
-    By the analysis of variance without interactions (Searle, Casella and McCulloch, "Variance Components", 1992,
-    section 4.3); a negative estimate is 0. With one group its component cannot be told and is 0.
+    Every sample has noise of its own in each group, the same for all seeds: groups are nested in samples, and both are
+    crossed with seeds. A negative estimate is 0. With one group, samples and noise cannot be told apart: `group` is 0.
+
+    References
+    ----------
+    Searle, Casella and McCulloch, "Variance Components", 1992, chapter 4 (analysis of variance, balanced data).
     """
     x = np.asarray(scores, np.float64)
     if x.ndim != 3 or x.shape[0] < 2 or x.shape[2] < 2:
         raise CnlabError(f"variance table: expected (seeds, groups, samples) with two of each, got {x.shape}")
-    mean, squares, left = x.mean(), [], np.square(x - x.mean()).sum()
-    for axis in range(3):
-        others = tuple(k for k in range(3) if k != axis)
-        squares.append(float(np.square(x.mean(axis=others) - mean).sum() * x.size / x.shape[axis]))
-        left -= squares[-1]
-    freedom = x.size - 1 - sum(length - 1 for length in x.shape)
-    residual = max(float(left), 0.0) / freedom
-    parts = [
-        max((s / (length - 1) - residual) * length / x.size, 0.0) if length > 1 else 0.0
-        for s, length in zip(squares, x.shape, strict=True)
-    ]
-    return Variances(parts[0], parts[1], parts[2], residual)
+    seeds, groups, samples = x.shape
+    mean, by_sample, by_picture = x.mean(), x.mean(axis=(0, 1)), x.mean(axis=0)
+    by_seed = x.mean(axis=(1, 2))
+    residual = np.square(x - by_picture - by_seed[:, None, None] + mean).sum() / ((seeds - 1) * (groups * samples - 1))
+    of_seed = groups * samples * np.square(by_seed - mean).sum() / (seeds - 1)
+    of_sample = seeds * groups * np.square(by_sample - mean).sum() / (samples - 1)
+    of_group = residual
+    if groups > 1:
+        of_group = seeds * np.square(by_picture - by_sample).sum() / (samples * (groups - 1))
+    return Variances(
+        max(float(of_seed - residual) / (groups * samples), 0.0),
+        max(float(of_sample - of_group) / (seeds * groups), 0.0),
+        max(float(of_group - residual) / seeds, 0.0),
+        float(residual),
+    )
 
 
 def group_jackknife(

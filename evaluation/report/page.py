@@ -10,6 +10,7 @@ from evaluation.report.figures import INDEX, draw_learning, draw_points
 from evaluation.report.words import interval, meanings, number, verdict, words
 from evaluation.results import read_results
 from evaluation.scores import DIFFERENCE, FLOOR
+from evaluation.spread import seed_resolution, variance_lines, variances
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic, read_json
 from pipeline.contract.identity import code_version
@@ -48,6 +49,7 @@ def write_report(results: Path) -> Path:
         points=_points(results, table),
         learning=_learning(results, table),
         differences=_differences(table),
+        variances=variance_lines(variances(results, table)),
         datasets=sorted(set(map(str, table.dataset))),
         rows=len(table),
         code=code_version(),
@@ -158,9 +160,20 @@ def _differences(table: pd.DataFrame) -> list[dict[str, str]]:
             "value": f"{row.value:+.3g}" if str(row.metric).endswith(DIFFERENCE) else number(float(row.value)),
             "interval": interval(row),
             "n": str(row.n),
+            "seeds": _seeds(table, row),
         }
         for row in rows
     ]
+
+
+def _seeds(table: pd.DataFrame, row: Any) -> str:
+    """Whether a difference is larger than what training seeds alone make, where that was measured."""
+    if not str(row.metric).endswith(DIFFERENCE):
+        return ""
+    least, runs = seed_resolution(table, row._asdict())
+    if least is None:
+        return "not known"
+    return f"{'below' if abs(row.value) < least else 'above'} resolution ({least:.2g}, {runs} runs)"
 
 
 def _inline(path: Path) -> str:

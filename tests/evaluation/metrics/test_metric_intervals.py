@@ -7,7 +7,6 @@ from scipy import stats
 from evaluation.metrics.clip_score import clip_scores
 from evaluation.metrics.intervals import (
     Estimate,
-    below_resolution,
     group_difference,
     group_jackknife,
     holm,
@@ -117,22 +116,26 @@ def test_below_resolution_is_what_seeds_do_alone() -> None:
     rng, hits = RNG(4), 0
     for _ in range(300):
         cells = rng.normal(size=(4, 3))
-        hits += bool(below_resolution(float(np.subtract(*rng.normal(size=2))), list(cells)))
+        limit = resolution(list(cells))
+        assert limit is not None
+        hits += abs(float(np.subtract(*rng.normal(size=2)))) < limit
     assert 0.91 <= hits / 300 <= 0.99
     assert resolution([[1.0], [2.0]]) is None
-    assert below_resolution(0.1, [[1.0]]) is None
+    assert resolution([[1.0, 2.0]], runs=1) == pytest.approx(12.706 * 0.5**0.5, rel=1e-4)
 
 
 def test_variance_components_return() -> None:
+    """Noise belongs to a sample's group, whatever the seed: nested, not a fourth thing that all samples share."""
     rng = RNG(5)
-    seeds, groups, samples = (rng.normal(0, sd, n) for sd, n in ((0.5, 200), (0.3, 60), (1.0, 80)))
-    x = seeds[:, None, None] + groups[None, :, None] + samples + rng.normal(0, 0.2, (200, 60, 80))
+    seeds, noise, samples = rng.normal(0, 0.5, 200), rng.normal(0, 0.3, (60, 80)), rng.normal(0, 1.0, 80)
+    x = seeds[:, None, None] + noise + samples + rng.normal(0, 0.2, (200, 60, 80))
     table = variance_table(x)
     assert table.seed == pytest.approx(np.var(seeds, ddof=1), rel=0.01)
-    assert table.group == pytest.approx(np.var(groups, ddof=1), rel=0.01)
-    assert table.sample == pytest.approx(np.var(samples, ddof=1), rel=0.01)
+    assert table.sample == pytest.approx(np.var(samples, ddof=1), rel=0.02)
+    assert table.group == pytest.approx(0.09, rel=0.05)
     assert table.residual == pytest.approx(0.04, rel=0.01)
-    assert variance_table(x[:, :1]).group == 0
+    one = variance_table(x[:, :1])
+    assert (one.group, one.sample) == (0, pytest.approx(np.var(samples + noise[0], ddof=1), rel=0.02))
     with pytest.raises(CnlabError, match="two of each"):
         variance_table(x[:1])
 
