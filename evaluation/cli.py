@@ -54,7 +54,7 @@ def report(config: Annotated[ReportConfig, FLAT]) -> None:
 def compare(config: Annotated[CompareConfig, FLAT]) -> None:
     """Paired differences of subjects on the same samples and noise, with intervals."""
     from evaluation.compare import compare_all, verdicts, write_variances
-    from evaluation.spread import variance_lines
+    from evaluation.report.spread import variance_lines
     from pipeline.contract.text import markdown_table
 
     print("\n".join(verdicts(compare_all(config))))

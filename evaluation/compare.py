@@ -12,10 +12,10 @@ from evaluation.metrics.intervals import Difference, holm, paired_difference
 from evaluation.metrics.kernel import kernel_difference
 from evaluation.metrics.mind import mind_difference
 from evaluation.metrics.sets import set_names
+from evaluation.report.spread import VARIANCES, seed_resolution, variances
 from evaluation.report.words import interval, words
 from evaluation.results import append_rows, read_results
 from evaluation.scores import DIFFERENCE, FLOOR, features_file, read_features, read_scores
-from evaluation.spread import VARIANCES, seed_resolution, variances
 from evaluation.subjects import Subject
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from evaluation.subjects import SAMPLED
+from evaluation.subjects import NAME, SAMPLED
 from pipeline.contract.errors import CnlabError
 
 ArmOption = Literal["control", "shuffled", "prior"]
@@ -82,6 +82,8 @@ class EvalConfig:
     """Instead of a net: folder:PATH for anybody's pictures, or prior for --model alone."""
     model: str = ""
     """Base model: tabletop, a diffusers folder or a hub name. The run's own by default; another one is a transfer."""
+    name: str = ""
+    """What --control or --subject is called in the tables; by default the last part of its path or hub name."""
     match: Path | None = None
     """For folder:PATH: CSV with the columns file and key; without it names must be keys or hashes of keys."""
     dataset: Path | None = None
@@ -123,6 +125,10 @@ class EvalConfig:
             raise CnlabError("what is to be evaluated? give --run runs/ID, --control NAME or --subject folder:PATH")
         if self.subject and self.subject != "prior" and not self.subject.startswith("folder:"):
             raise CnlabError(f"--subject {self.subject!r} is neither prior nor folder:PATH")
+        if self.name and (self.run or not NAME.fullmatch(self.name) or ":" in self.name):
+            raise CnlabError(
+                f"--name {self.name!r}: letters, digits and . _ + - for --control or --subject; a run has its own name"
+            )
         if self.match and not self.subject.startswith("folder:"):
             raise CnlabError("--match goes with --subject folder:PATH")
 

@@ -138,6 +138,7 @@ def prepare(config: EvalConfig) -> Evaluation:
     from trainer.nets.models import resolve_clip
 
     target = resolve(config)
+    target.claim(config.results, write=False)
     samples = EvalSet(target.dataset, target.conditions, config.images)
     device, options = pick_device(config.device), config.judges
     extractor = get_extractor(options.features, device)
@@ -169,6 +170,7 @@ def plan(work: Evaluation) -> list[str]:
 
 def generate_all(work: Evaluation) -> int:
     """Make the missing pictures of every sampled subject; returns how many."""
+    work.target.claim(work.config.results, write=True)
     orders = [(work.order(subject), subject) for subject in work.target.subjects if subject.sampled]
     todo = sum(len(order.missing()) for order, _ in orders)
     if todo:

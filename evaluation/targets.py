@@ -15,6 +15,7 @@ from evaluation.samples import EvalSet, Indices
 from evaluation.subjects import Arm, Subject, plain_name
 from pipeline.contract.dataset import HEADER, Triplets
 from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json, write_json
 from pipeline.contract.identity import canonical, fingerprint, sha256_file
 from pipeline.contract.models import weights_identity
 from pipeline.contract.pictures import Pictures, read_picture, stack_images
@@ -42,6 +43,27 @@ class Target:
     runs: tuple[Run, ...] = ()
     folder: Path | None = None
 
+    def claim(self, results: Path, write: bool) -> None:
+        """Refuse a name that another net or folder has in ``results``; ``write``: hold it from now on.
+
+        A run owns its name and a base model's rows carry its weights; a ControlNet that no run made is what its weights
+        are, a run or a folder is where it lies (a run may go on, pictures may change: then the last ones count).
+        """
+        name = self.subjects[0].name
+        if not name.startswith(("control:", "folder:")):
+            return
+        nets = [
+            next((str(run.folder) for run in self.runs if Path(where).is_relative_to(run.folder)), weights)
+            for where, weights in zip(self.controls, self.weights, strict=True)
+        ]
+        own = fingerprint(nets or str(self.folder and self.folder.resolve()))
+        path = results / "subjects" / f"{name.replace(':', '-')}.json"
+        if not path.is_file():
+            if write:
+                write_json(path, {"name": name, "identity": own})
+        elif read_json(path).get("identity") != own:
+            raise CnlabError(f"{results} knows another {name}; give this one a name of its own with --name NAME")
+
     @property
     def nets(self) -> dict[str, Any]:
         """For `evaluation.generations.order_for`."""
@@ -63,12 +85,12 @@ def resolve(config: EvalConfig) -> Target:
     if config.subject == "prior":
         if not model:
             raise CnlabError("--subject prior needs --model: tabletop, a diffusers folder or a hub name")
-        subject = Subject("prior", f"model:{plain_name(model)}")
+        subject = Subject("prior", f"model:{config.name or plain_name(model)}")
         return Target((subject,), dataset, conditions, model, label)
     folder = Path(config.subject.removeprefix("folder:"))
     if not folder.is_dir():
         raise CnlabError(f"{folder} is not a folder; give --subject folder:PATH with pictures in it")
-    subject = Subject("folder", f"folder:{plain_name(str(folder.resolve()))}")
+    subject = Subject("folder", f"folder:{config.name or plain_name(str(folder.resolve()))}")
     return Target((subject,), dataset, conditions, model, label, folder=folder)
 
 
@@ -90,7 +112,7 @@ def _nets(config: EvalConfig) -> Target:
     controls = tuple(
         run.checkpoint if run else _control(name, config.results) for name, run in zip(named, runs, strict=True)
     )
-    name = own[0].id if config.run is not None else "control:" + "+".join(plain_name(n) for n in named)
+    name = own[0].id if config.run is not None else "control:" + (config.name or "+".join(map(plain_name, named)))
     single = own[0] if len(named) == 1 and own else None
     facts = _training_facts(single) if single else {}
     subjects = tuple(Subject(arm, name) for arm in config.arms)
@@ -161,21 +183,22 @@ def _control_identity(where: Path | str) -> str:
 class Folder:
     """Pictures of unknown origin, each matched to a sample.
 
-    By the CSV ``match`` (columns ``file`` and ``key``); else a picture belongs to the sample whose key is its name
-    without the suffix, whose key's last part is, or whose hash (as generated pictures are called) is.
+    By the CSV ``match`` (columns ``file`` and ``key``); else a picture belongs to the sample whose key is its path or
+    name without the suffix, whose key's last part is, or whose hash (as generated pictures are called) is.
     """
 
     def __init__(self, folder: Path, samples: EvalSet, match: Path | None) -> None:
         """Raises CnlabError when fewer than two pictures match, or the CSV names what is not there."""
         self.folder = folder
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        self.files = _by_csv(match, folder, samples) if match else _by_name(files, samples)
+        self.files = _by_csv(match, folder, samples) if match else _by_name(files, folder, samples)
         self.indices: Indices = np.array(sorted(samples.position[key] for key in self.files), dtype=np.intp)
         self.stray = len(files) - len(self.files)
         if len(self.files) < 2:
+            way = f"see that {match} names them" if match else "name them KEY.png, or give --match CSV (file,key)"
             raise CnlabError(
-                f"{len(self.files)} of {len(files)} pictures in {folder} match a key of the eval split (such as "
-                f"{samples.keys[0]!r}); name them KEY.png, or give --match CSV with the columns file and key"
+                f"{len(self.files)} of {len(files)} PNG and JPEG pictures in {folder} belong to the first "
+                f"{len(samples)} samples of the eval split (such as {samples.keys[0]!r}), at least 2 must; {way}"
             )
         self.jpeg = sum(path.suffix.lower() != ".png" for path in self.files.values())
         self.identity = fingerprint({key: sha256_file(path) for key, path in self.files.items()})
@@ -201,33 +224,48 @@ class Folder:
         return stack_images(images, str(self.folder), 1)
 
 
-def _by_name(files: list[Path], samples: EvalSet) -> dict[str, Path]:
-    names: dict[str, str] = {}
+def _by_name(files: list[Path], folder: Path, samples: EvalSet) -> dict[str, Path]:
+    names: dict[str, set[str]] = {}
     for key in samples.keys:
-        names |= {Path(file_of(key, 0)).stem: key, plain_name(key): key, Path(key).stem: key, key: key}
+        for name in {key, key.replace("/", "-"), Path(key).with_suffix("").as_posix(), Path(key).stem, plain_name(key)}:
+            names.setdefault(name, set()).add(key)
+        names.setdefault(Path(file_of(key, 0)).stem, set()).add(key)
     matched: dict[str, Path] = {}
+    advice = "give --match CSV with the columns file and key"
     for path in files:
-        key = names.get(path.stem)
-        if key is not None and matched.setdefault(key, path) != path:
-            raise CnlabError(
-                f"{path} and {matched[key]} both match {key!r}; give --match CSV with the columns file and key"
-            )
+        place = path.relative_to(folder).with_suffix("").as_posix()  # a key may be a path: so may its picture's name
+        keys = names.get(place) or names.get(path.stem, set())
+        keys = keys & {place, path.stem} or keys  # a whole key before a part of others
+        if len(keys) > 1:
+            raise CnlabError(f"{path} may belong to {' or '.join(sorted(keys)[:3])}; {advice}")
+        for key in keys:
+            if matched.setdefault(key, path) != path:
+                raise CnlabError(f"{path} and {matched[key]} both match {key!r}; {advice}")
     return matched
 
 
 def _by_csv(match: Path, folder: Path, samples: EvalSet) -> dict[str, Path]:
+    """Key -> picture; rows of samples that are not used are passed over."""
     if not match.is_file():
         raise CnlabError(f"{match} does not exist; --match takes a CSV with the columns file and key")
-    with match.open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
+    try:
+        with match.open(newline="", encoding="utf-8-sig") as handle:  # spreadsheets begin with a byte order mark
+            rows = list(csv.DictReader(handle))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CnlabError(f"{match} cannot be read as CSV in UTF-8 ({error}); save it so") from error
     if not rows or not {"file", "key"} <= set(rows[0]):
-        raise CnlabError(f"{match} lacks the columns file and key")
-    matched = {row["key"]: folder / row["file"] for row in rows if row["key"] in samples.position}
-    for path in matched.values():
+        raise CnlabError(f"{match} lacks the columns file and key, separated by commas in its first line")
+    matched: dict[str, Path] = {}
+    for line, row in enumerate(rows, start=2):
+        if not row["file"] or not row["key"]:
+            raise CnlabError(f"{match}, line {line}: file or key is empty; fill it in or delete the line")
+        path = folder / row["file"]
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise CnlabError(f"{match} names {path}, which lies outside {folder}")
+            raise CnlabError(f"{match}, line {line} names {path}, which lies outside {folder}")
         if not path.is_file():
-            raise CnlabError(f"{match} names {path}, which does not exist")
+            raise CnlabError(f"{match}, line {line} names {path}, which does not exist")
+        if row["key"] in samples.position and matched.setdefault(row["key"], path) != path:
+            raise CnlabError(f"{match}, line {line}: {row['key']!r} has a picture already, {matched[row['key']]}")
     return matched
 
 

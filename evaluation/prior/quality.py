@@ -45,13 +45,13 @@ def embed(
     clip: CLIPModel, tokenizer: CLIPTokenizer, images: NDArray[np.uint8], texts: list[str]
 ) -> tuple[Tensor, Tensor]:
     """Unit image embeddings (N, D) and text embeddings (M, D)."""
-    seen = [
+    pictures = [
         clip.get_image_features(pixel_values=clip_pixels(images[i : i + 64])).pooler_output
         for i in range(0, len(images), 64)
     ]
     ids = token_ids(tokenizer, texts)
-    said = [clip.get_text_features(input_ids=ids[i : i + 256]).pooler_output for i in range(0, len(ids), 256)]
-    return F.normalize(torch.cat(seen), dim=-1), F.normalize(torch.cat(said), dim=-1)
+    captions = [clip.get_text_features(input_ids=ids[i : i + 256]).pooler_output for i in range(0, len(ids), 256)]
+    return F.normalize(torch.cat(pictures), dim=-1), F.normalize(torch.cat(captions), dim=-1)
 
 
 def wilson(hits: int, n: int) -> list[float]:
@@ -71,11 +71,11 @@ def retrieval(
     clip: CLIPModel, tokenizer: CLIPTokenizer, images: NDArray[np.uint8], texts: list[str], pool: int = 64
 ) -> dict[str, Any]:
     """Share of images whose own caption ranks first among ``pool`` (image-to-text R@1)."""
-    seen, said = embed(clip, tokenizer, images, texts)
+    of_images, of_texts = embed(clip, tokenizer, images, texts)
     correct = []
     for start in range(0, len(texts) // pool * pool, pool):
         part = slice(start, start + pool)
-        correct.append((seen[part] @ said[part].T).argmax(1).numpy() == np.arange(pool))
+        correct.append((of_images[part] @ of_texts[part].T).argmax(1).numpy() == np.arange(pool))
     return proportion(np.concatenate(correct))
 
 
@@ -97,16 +97,16 @@ def caption_accuracy(
                 options = [parts[place], *(w for w in words if w != parts[place])]
                 variants += [" ".join([*parts[:place], w, *parts[place + 1 :]]).replace(" ,", ",") for w in options]
                 owners.append(i)
-        seen, said = embed(clip, tokenizer, images, variants)
-        scores = (seen[owners][:, None] * said.view(len(owners), len(words), -1)).sum(-1)
+        of_images, of_texts = embed(clip, tokenizer, images, variants)
+        scores = (of_images[owners][:, None] * of_texts.view(len(owners), len(words), -1)).sum(-1)
         results[name] = proportion((scores.argmax(1) == 0).numpy())
     return results
 
 
-def _figure(found: Estimate, digits: int) -> dict[str, Any]:
+def _figure(estimate: Estimate, digits: int) -> dict[str, Any]:
     """``{"value", "ci", "n"}`` of an estimate, rounded."""
-    ci = [None if v is None else round(v, digits) for v in (found.low, found.high)]
-    return {"value": round(found.value, digits), "ci": ci, "n": found.n}
+    ci = [None if v is None else round(v, digits) for v in (estimate.low, estimate.high)]
+    return {"value": round(estimate.value, digits), "ci": ci, "n": estimate.n}
 
 
 @torch.inference_mode()
@@ -135,20 +135,20 @@ def reconstruction(vae: AutoencoderKL, images: NDArray[np.uint8]) -> dict[str, A
     maps_of_edges = np.repeat(np.stack(edges)[..., None], 3, -1)
     for name, values in fidelity(again, maps_of_edges, params, annotator, EDGE_MEASURES).items():
         figures[f"canny_{name}"] = _figure(mean_interval(values), 4)
-    found = kernel_estimate(lite0_features(again), lite0_features(images[half:]), paired=False)
-    return {**figures, "kid_lite0_x1000": _figure(found, 3)}
+    distance = kernel_estimate(lite0_features(again), lite0_features(images[half:]), paired=False)
+    return {**figures, "kid_lite0_x1000": _figure(distance, 3)}
 
 
 def draw_samples(pipe: StableDiffusionPipeline, texts: list[str], seed: int, batch: int = 32) -> NDArray[np.uint8]:
     """One sample a caption, (N, S, S, 3) uint8; the noise of sample i is seeded by (seed, i)."""
     pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
-    drawn: list[Image.Image] = []
+    samples: list[Image.Image] = []
     for start in trange(0, len(texts), batch, desc="samples", unit="batch"):
         part = texts[start : start + batch]
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))]
-        drawn += pipe(part, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators).images
-    return np.stack([np.array(image) for image in drawn])
+        samples += pipe(part, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators).images
+    return np.stack([np.array(image) for image in samples])
 
 
 def lite0_features(images: NDArray[np.uint8], batch: int = 32) -> NDArray[np.float32]:
@@ -158,14 +158,12 @@ def lite0_features(images: NDArray[np.uint8], batch: int = 32) -> NDArray[np.flo
     return np.concatenate([run(torch.from_numpy(np.array(p)).permute(0, 3, 1, 2)).numpy() for p in parts])
 
 
-def kernel_distances(images: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> dict[str, Any]:
+def kernel_distances(images: NDArray[np.uint8], samples: NDArray[np.uint8]) -> dict[str, Any]:
     """kid_lite0 of samples against held-out renders, beside the floor: two disjoint sets of renders, same n."""
-    n = len(drawn)
-    real, other, made = lite0_features(images[n : 2 * n]), lite0_features(images[:n]), lite0_features(drawn)
-    out = {}
-    for name, features in (("samples", made), ("floor", other)):
-        out[name] = _figure(kernel_estimate(features, real, paired=False), 3)
-    return out
+    n = len(samples)
+    real = lite0_features(images[n : 2 * n])
+    sets = {"samples": samples, "floor": images[:n]}
+    return {name: _figure(kernel_estimate(lite0_features(each), real, paired=False), 3) for name, each in sets.items()}
 
 
 def load_judge(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
@@ -197,8 +195,8 @@ def measure(config: PriorQualityConfig) -> dict[str, Any]:
     n = config.samples
     images, captions = renders(config.work, HELD_OUT_SEED, max(4 * n, 64))[:2]
     pipe = StableDiffusionPipeline.from_pretrained(config.weights / "tabletop-sd")
-    drawn = draw_samples(pipe, captions[:n], config.seed)
-    tiles = [np.concatenate(list(drawn[first : first + 8]), 1) for first in range(0, min(n, 32) // 8 * 8, 8)]
+    samples = draw_samples(pipe, captions[:n], config.seed)
+    tiles = [np.concatenate(list(samples[first : first + 8]), 1) for first in range(0, min(n, 32) // 8 * 8, 8)]
     Image.fromarray(np.concatenate(tiles)).save(config.weights / "tabletop-sd" / "samples.png")
     return {
         "sampler": {"scheduler": "UniPC", "steps": STEPS, "guidance": GUIDANCE, "seed": config.seed},
@@ -207,9 +205,9 @@ def measure(config: PriorQualityConfig) -> dict[str, Any]:
         },
         "reconstruction": reconstruction(pipe.vae, images[: 2 * n]),
         "caption_accuracy_of_samples": caption_accuracy(
-            *load_judge(config.weights / "tabletop-judge"), drawn, captions[:n]
+            *load_judge(config.weights / "tabletop-judge"), samples, captions[:n]
         ),
-        "kid_lite0_x1000": kernel_distances(images, drawn),
+        "kid_lite0_x1000": kernel_distances(images, samples),
         "captions_of_samples_png": captions[: min(n, 32) // 8 * 8],
     }
 

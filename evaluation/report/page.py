@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.report.figures import INDEX, draw_learning, draw_points
+from evaluation.report.spread import seed_resolution, variance_lines, variances
 from evaluation.report.words import interval, meanings, number, verdict, words
 from evaluation.results import read_results
 from evaluation.scores import DIFFERENCE, FLOOR
-from evaluation.spread import seed_resolution, variance_lines, variances
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic, read_json
 from pipeline.contract.identity import code_version

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,7 @@ class Triplets:
         return pa.concat_tables(parts)
 
     def take(self, split: str, columns: list[str], indices: list[int]) -> pa.Table:
-        """Rows of ``split`` by their index in rank order, in the order of ``indices``; a shard at a time is read."""
+        """Rows of ``split`` by their index in rank order, in the order of ``indices``; no other row groups are read."""
         order = sorted(range(len(indices)), key=lambda i: indices[i])
         parts, start, done = [], 0, 0
         for shard in self.header["shards"]:
@@ -102,7 +104,7 @@ class Triplets:
                 inside.append(indices[order[done]] - start)
                 done += 1
             if inside:
-                parts.append(pq.read_table(self.folder / shard["file"], columns=columns).take(inside))
+                parts.append(_take_rows(self.folder / shard["file"], columns, inside))
             start = stop
         if done < len(order):
             raise CnlabError(f"{self.folder} has {start} {split} samples, sample {indices[order[done]]} was asked for")
@@ -113,6 +115,19 @@ class Triplets:
 def shards_fingerprint(shards: list[dict[str, Any]], split: str) -> str:
     """By which later stages recognise a split wherever it stands: the sums of its shards."""
     return fingerprint([s["sha256"] for s in shards if s["split"] == split])
+
+
+def _take_rows(path: Path, columns: list[str], rows: list[int]) -> pa.Table:
+    """Rows of a shard by their ascending index."""
+    with pq.ParquetFile(path) as file:
+        ends = list(accumulate(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
+        owner = [bisect_right(ends, row) for row in rows]
+        groups, place, read = sorted(set(owner)), {}, 0
+        for group in groups:
+            size = file.metadata.row_group(group).num_rows
+            place[group], read = read - (ends[group] - size), read + size
+        table = file.read_row_groups(groups, columns=columns)
+    return table.take([row + place[group] for row, group in zip(rows, owner, strict=True)])
 
 
 def first_rows(folder: Path, shards: list[dict[str, Any]], split: str, count: int, columns: list[str]) -> list[Any]:

@@ -11,8 +11,8 @@ import pytest
 from evaluation.compare import compare_all, verdicts, write_variances
 from evaluation.config import CompareConfig
 from evaluation.report.page import write_report
+from evaluation.report.spread import seed_resolution
 from evaluation.results import append_rows, read_results
-from evaluation.spread import seed_resolution
 from pipeline.contract.errors import CnlabError
 
 KEYS = [f"k{i}" for i in range(40)]

@@ -1,0 +1,104 @@
+"""Anybody's pictures find their samples or are refused in one line; names stand for one thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tyro
+
+from evaluation.config import EvalConfig
+from evaluation.generations import file_of
+from evaluation.samples import EvalSet
+from evaluation.subjects import Subject
+from evaluation.targets import Folder, Target, _by_name
+from pipeline.contract.errors import CnlabError
+from pipeline.contract.pictures import write_picture
+
+
+@pytest.fixture
+def samples(dataset: Path) -> EvalSet:
+    return EvalSet(dataset, ["canny"], 4)
+
+
+def pictures(folder: Path, names: list[str]) -> Path:
+    for index, name in enumerate(names):
+        write_picture(folder / name, np.full((64, 64, 3), index, np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize("name", [lambda key: key, lambda key: f"deep/er/{key}", lambda key: file_of(key, 0)[:-4]])
+def test_a_picture_is_matched_by_key_or_hash(name, samples: EvalSet, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = Folder(pictures(tmp_path / "p", [f"{name(key)}.png" for key in samples.keys[::-1]]), samples, None)
+    assert {key: int(folder.read(samples, np.array([i]), 0).max()) for i, key in enumerate(samples.keys)} == {
+        key: 3 - i for i, key in enumerate(samples.keys)
+    }
+
+
+class Keys:
+    keys = ("a/1", "b/1", "c/2")
+
+
+def test_keys_that_are_paths_match_by_their_path_and_never_by_chance() -> None:
+    def match(*names: str) -> dict[str, str]:
+        found = _by_name([Path("p") / name for name in names], Path("p"), Keys())  # type: ignore[arg-type]
+        return {key: path.relative_to("p").as_posix() for key, path in found.items()}
+
+    assert match("a/1.png", "b/1.png") == {"a/1": "a/1.png", "b/1": "b/1.png"}
+    assert match("a-1.png", "b-1.png", "2.png") == {"a/1": "a-1.png", "b/1": "b-1.png", "c/2": "2.png"}
+    with pytest.raises(CnlabError, match="may belong to a/1 or b/1; give --match"):
+        match("1.png", "2.png")
+    with pytest.raises(CnlabError, match="both match 'c/2'"):
+        match("c/2.png", "2.png")
+
+
+def test_a_csv_from_a_spreadsheet(samples: EvalSet, tmp_path: Path) -> None:
+    folder, match = pictures(tmp_path / "p", ["x.png", "y.png", "z.png"]), tmp_path / "match.csv"
+    match.write_bytes("\ufefffile,key\r\nx.png,scene-2\r\ny.png,scene-0\r\nz.png,scene-5\r\n".encode())
+    matched = Folder(folder, samples, match)
+    assert matched.indices.tolist() == [0, 2]
+    assert [int(matched.read(samples, np.array([i]), 0).max()) for i in (0, 2)] == [1, 0]
+    assert "1 pictures there match no sample" in matched.notes(samples)[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"file;key\nx.png;scene-0\n", "lacks the columns file and key"),
+        (b"file,key\nx.png\n", "line 2: file or key is empty"),
+        (b"file,key\nx.png,scene-0\ny.png,scene-0\n", "line 3: 'scene-0' has a picture already"),
+        (b"file,key\nnone.png,scene-0\n", "line 2 names .*none.png, which does not exist"),
+        (b"file,key\n../x.png,scene-0\n", "lies outside"),
+        (b"file,key\nx.png,nobody\ny.png,no one\n", "0 of 2 .* see that .*match.csv names them"),
+        (b"file,key\n\xe4.png,scene-0\n", "cannot be read as CSV in UTF-8"),
+        (b"", "lacks the columns"),
+    ],
+)
+def test_a_csv_that_cannot_be_used_gets_one_line(text: bytes, message: str, samples: EvalSet, tmp_path: Path) -> None:
+    folder, match = pictures(tmp_path / "p", ["x.png", "y.png"]), tmp_path / "match.csv"
+    match.write_bytes(text)
+    with pytest.raises(CnlabError, match=message) as caught:
+        Folder(folder, samples, match)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_stands_for_one_net_or_folder(tmp_path: Path) -> None:
+    def net(weights: str) -> Target:
+        subjects = (Subject("control", "control:step-0000400"),)
+        return Target(subjects, tmp_path, ("canny",), controls=("x",), weights=(weights,))
+
+    net("w1").claim(tmp_path, write=False)
+    net("w2").claim(tmp_path, write=True)
+    net("w2").claim(tmp_path, write=True)
+    with pytest.raises(CnlabError, match="another control:step-0000400; give this one a name of its own with --name"):
+        net("w1").claim(tmp_path, write=True)
+    out = Subject("folder", "folder:out")
+    Target((out,), tmp_path, ("canny",), folder=tmp_path / "a" / "out").claim(tmp_path, write=True)
+    with pytest.raises(CnlabError, match="another folder:out"):
+        Target((out,), tmp_path, ("canny",), folder=tmp_path / "b" / "out").claim(tmp_path, write=False)
+    for name in ("a b", "control:x", "../x"):
+        with pytest.raises(CnlabError, match="--name"):
+            tyro.cli(EvalConfig, args=["--subject", "prior", "--model", "tabletop", "--name", name])
+    with pytest.raises(CnlabError, match="a run has its own name"):
+        tyro.cli(EvalConfig, args=["--run", "runs/x", "--name", "y"])
