@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -18,20 +19,23 @@ from pipeline.build.shards import write_shard
 from pipeline.contract.files import write_json
 from pipeline.contract.identity import sha256_file
 from pipeline.contract.pictures import encode_png
-from tests.conftest import dataset_row
 
 SIDE = 192
 ONE = SIDE * SIDE * 3  # bytes of a picture
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     """256 held-out samples in one shard."""
     folder = tmp_path_factory.mktemp("data") / "many"
     flat = np.full((SIDE, SIDE, 3), 90, np.uint8)
     flat[40:90, 40:90] = 200
     image, edges = encode_png(flat), encode_png(np.zeros((SIDE, SIDE), np.uint8), binary=True)
-    row = dataset_row("eval", 0) | {"image": {"bytes": image, "path": None}, "width": SIDE, "height": SIDE}
+    row = pq.read_table(dataset / "eval-00000.parquet").to_pylist()[0] | {
+        "image": {"bytes": image, "path": None},
+        "width": SIDE,
+        "height": SIDE,
+    }
     row |= {name: {"bytes": edges, "path": None} for name in ("canny", "conditioning_image")}
     row["canny_params"] = json.dumps({"low": 60, "high": 150})
     rows = [row | {"key": f"scene-{i}", "rank": i} for i in range(256)]
