@@ -148,8 +148,12 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
 
 def _verdict(row: dict[str, Any]) -> str:
     name, p, (least, runs) = words(row["metric"].removesuffix(DIFFERENCE)), row["p"], row["resolution"]
-    facts = f"{name}: {row['value']:+.3g} {interval(SimpleNamespace(**row))}, n = {row['n']}"
-    if p is None or p > ALPHA:
+    facts = (
+        " ".join(filter(None, (f"{name}: {row['value']:+.3g}", interval(SimpleNamespace(**row))))) + f", n = {row['n']}"
+    )
+    if p is None:
+        return f"{facts}: too few pictures to tell {row['run']} and {row['against']} apart"
+    if p > ALPHA:
         return f"{facts}: {row['run']} and {row['against']} cannot be told apart"
     better = (row["value"] > 0) == row["higher_is_better"]
     line = f"{facts}, p = {p:.2g}: {row['run'] if better else row['against']} is better"

@@ -16,7 +16,7 @@ from evaluation.judges.features import Features
 from evaluation.judges.named import get_extractor
 from evaluation.metrics.intervals import Estimate, mean_interval
 from evaluation.metrics.normalised import normalised_score
-from evaluation.metrics.sets import copied_share, set_estimates, set_names
+from evaluation.metrics.sets import copied_share, geometry_estimates, set_estimates, set_names
 from evaluation.results import append_rows, read_results
 from evaluation.samples import EvalSet, Indices
 from evaluation.sampling import Recipe, make_recipe, one_thread, workers
@@ -176,12 +176,12 @@ def generate_all(work: Evaluation) -> int:
     if todo:
         work.judges.check()
     count = work.config.workers or (2 if work.device == "cpu" else 1)
-    made = 0
+    painted = 0
     # another process costs some seconds of loading: not for a handful of blocks
     with workers(count if work.config.workers or todo > 8 else 1, work.config.scheduler if todo else "") as executor:
         for order, subject in orders:
-            made += generate(order, subject, executor)
-    return made
+            painted += generate(order, subject, executor)
+    return painted
 
 
 def score_all(work: Evaluation) -> int:
@@ -241,6 +241,8 @@ def estimate_all(work: Evaluation, pictures: PictureSet, group: int) -> list[tup
         return estimates
     features, distance = work.store.features(pictures, group), work.judges.extractor.distance
     estimates += set_estimates(distance, features, reference).items()
+    if pictures.subject.arm == "real":
+        estimates += geometry_estimates(distance, features).items()
     if pictures.subject.arm == "control" and work.training_features is not None:
         copied = next(name for name in set_names(distance) if name.startswith("copied"))
         estimates.append((copied, copied_share(features, work.training_features, reference)))

@@ -87,8 +87,8 @@ class Judges:
         return there, reasons
 
 
-def higher_is_better(metric: str, extractor: Extractor) -> bool:
-    """Whether a larger value of a metric of the table is a better one."""
+def higher_is_better(metric: str, extractor: Extractor) -> bool | None:
+    """Whether a larger value of a metric of the table is a better one; None where neither is."""
     sets = set_names(extractor.distance)
     if metric in sets:
         return sets[metric]

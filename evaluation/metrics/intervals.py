@@ -6,11 +6,11 @@ between sets: its jackknife values (`SetDistance`). A retrained net: the trainin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from evaluation.metrics.checks import Floats, same_shape, vector
 from pipeline.contract.errors import CnlabError
@@ -20,7 +20,6 @@ RESAMPLES = (
 )
 LEVEL = 0.95
 SEED = 20260  # of the resampling only: an interval is a function of its data
-GROUPS = 32  # of the jackknife: enough for a variance, few enough for a matrix root each
 LEAST = 4  # samples in a set for a jackknife: each turn must leave two
 
 
@@ -143,18 +142,6 @@ def seed_difference(first: ArrayLike, second: ArrayLike) -> Difference:
     return _difference(float((x - y).mean()), _error([x - y], False), len(x))
 
 
-def group_difference(first: ArrayLike, second: ArrayLike) -> Difference:
-    """Difference of two arms with several pictures of each sample: both (N, G) samples x generation groups.
-
-    The unit of chance is the sample: its groups are averaged first, for they share scene and map.
-    """
-    x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    same_shape(x, y, "generation groups")
-    if x.ndim != 2:
-        raise CnlabError(f"generation groups: expected (samples, groups), got an array of shape {x.shape}")
-    return paired_difference(x.mean(axis=1), y.mean(axis=1))
-
-
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """p-values adjusted for their number, by name, so that .05 bounds the chance of one false claim in the table.
 
@@ -230,57 +217,6 @@ def variance_table(scores: ArrayLike) -> Variances:
         max(float(of_group - residual) / seeds, 0.0),
         float(residual),
     )
-
-
-def group_jackknife(
-    statistic: Callable[..., float], sizes: Sequence[int], paired: bool = False, seed: int = SEED, groups: int = GROUPS
-) -> Estimate:
-    """A statistic of one or several sets with its t interval by the delete-a-group jackknife.
-
-    Parameters
-    ----------
-    statistic : callable
-        Maps the (K,) indices left of each set to a number.
-    sizes : sequence of int
-        Samples in each set.
-    paired : bool
-        Row i of all sets is one scene; they lose the same rows. Otherwise each set loses its own.
-    seed : int
-        Of the assignment of samples to groups.
-    groups : int
-        Number of groups.
-
-    Returns
-    -------
-    Estimate
-        The statistic of all samples, not corrected for bias, with t at ``groups - 1`` degrees; n is the smallest size.
-
-    Notes
-    -----
-    Every turn deletes equally many rows of a set. Where turns differ in n they differ in bias, which the jackknife
-    would take for spread (measured: 3.2 times too wide).
-
-    References
-    ----------
-    Shao and Tu, "The Jackknife and Bootstrap", 1995, section 2.3:
-    var = (n - d) / (d G) sum_g (theta_(-g) - mean)^2.
-    """
-    n = min(sizes)
-    value = statistic(*(np.arange(size) for size in sizes))
-    count = min(groups, n)
-    if count < 3:
-        return Estimate(value, None, None, n)
-    orders = [np.random.default_rng(seed if paired else (seed, k)).permutation(size) for k, size in enumerate(sizes)]
-    turns = np.array([statistic(*(_without(order, g, count) for order in orders)) for g in range(count)])
-    factor = max((size - size // count) / (size // count) for size in sizes) / count
-    half = _t(count - 1) * float(np.sqrt(factor * np.square(turns - turns.mean()).sum()))
-    return Estimate(value, value - half, value + half, n)
-
-
-def _without(order: NDArray[np.intp], group: int, groups: int) -> NDArray[np.intp]:
-    """Indices left when a group of ``len(order) // groups`` is deleted, ascending."""
-    size = len(order) // groups
-    return np.sort(np.delete(order, np.s_[group * size : (group + 1) * size]))
 
 
 def _t(freedom: int) -> float:

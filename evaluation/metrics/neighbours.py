@@ -1,4 +1,4 @@
-"""Nearest neighbours in feature space: precision, recall, density, coverage; copying; geometry of a reference."""
+"""Nearest neighbours in feature space: precision, recall, density, coverage; geometry of a reference."""
 
 from __future__ import annotations
 
@@ -61,40 +61,13 @@ def manifold(real: ArrayLike, generated: ArrayLike, k: int = NEIGHBOURS) -> Mani
     recall = np.empty(len(x))
     for start in range(0, len(x), BLOCK):
         part = slice(start, start + BLOCK)
-        squares = _squares(x[part], y)
+        squares = squared_distances(x[part], y)
         inside = squares < around_x[part, None]
         precision |= inside.any(axis=0)
         density += inside.sum(axis=0)
         recall[part] = (squares < around_y).any(axis=1)
         nearest[part] = squares.min(axis=1)
     return Manifold(precision.astype(float), recall, density / k, (nearest < around_x).astype(float), k)
-
-
-def copying(generated: ArrayLike, training: ArrayLike, unseen: ArrayLike) -> Estimate:
-    """Share of generated samples that lie nearer to a training sample than to any unseen one.
-
-    Parameters
-    ----------
-    generated : (N, D) array
-        Features of pictures under test.
-    training, unseen : (M, D) array
-        Features of training samples, and of samples of the same law that training did not see; the longer set is cut.
-
-    Returns
-    -------
-    Estimate
-        .5 where nothing is copied, whatever the law: both pools are equally large, so either holds the nearest sample
-        equally often; 1 where everything is. Ties count half. The interval is over generated samples.
-
-    References
-    ----------
-    Meehan, Chaudhuri and Dasgupta, "A Non-Parametric Test to Detect Data-Copying", AISTATS 2020, section 3.
-    """
-    x = matrix(generated, "copying", least=1)
-    near, far = feature_sets(training, unseen, "copying")
-    pool = min(len(near), len(far))
-    seen, new = nearest_distance(x, near[:pool]), nearest_distance(x, far[:pool])
-    return mean_interval((seen < new) + 0.5 * (seen == new))
 
 
 @dataclass(frozen=True)
@@ -130,17 +103,14 @@ def geometry(features: ArrayLike, k: int = NEIGHBOURS) -> Geometry:
 
 def radii(x: Floats, k: int) -> Floats:
     """(N,) distance of each sample to its k-th nearest neighbour in its own set, itself left out."""
-    parts = [np.partition(_squares(x[start : start + BLOCK], x), k, axis=1)[:, k] for start in range(0, len(x), BLOCK)]
+    parts = [
+        np.partition(squared_distances(x[start : start + BLOCK], x), k, axis=1)[:, k]
+        for start in range(0, len(x), BLOCK)
+    ]
     return np.asarray(np.sqrt(np.concatenate(parts)))
 
 
-def nearest_distance(x: Floats, pool: Floats) -> Floats:
-    """(N,) distance of each sample to the nearest one of ``pool``."""
-    parts = [_squares(x[start : start + BLOCK], pool).min(axis=1) for start in range(0, len(x), BLOCK)]
-    return np.asarray(np.sqrt(np.concatenate(parts)))
-
-
-def _squares(x: Floats, y: Floats) -> Floats:
+def squared_distances(x: Floats, y: Floats) -> Floats:
     """(N, D), (M, D) -> (N, M) squared distances, at least 0."""
     squares = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1) - 2 * (x @ y.T)
     return np.asarray(np.clip(squares, 0, None))

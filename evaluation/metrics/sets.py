@@ -10,17 +10,22 @@ from evaluation.metrics.frechet import frechet_estimate
 from evaluation.metrics.intervals import Estimate, mean_interval
 from evaluation.metrics.kernel import kernel_estimate
 from evaluation.metrics.mind import mind_estimate
-from evaluation.metrics.neighbours import NEIGHBOURS, manifold
+from evaluation.metrics.neighbours import NEIGHBOURS, geometry, manifold, squared_distances
 
+GEOMETRY = ("effective_rank", "spacing")
 MANIFOLD = ("precision", "recall", "density", "coverage")
 
 
-def set_names(distance: tuple[str, str]) -> dict[str, bool]:
-    """Metric -> whether higher is better, for features whose distances are called ``distance`` (Frechet, kernel)."""
+def set_names(distance: tuple[str, str]) -> dict[str, bool | None]:
+    """Metric -> whether higher is better, for features whose distances are called ``distance`` (Frechet, kernel).
+
+    None for the geometry of a set, which is neither good nor bad.
+    """
     frechet, kernel = distance
     tail = _tail(kernel)
     higher = dict.fromkeys((f"{name}{tail}" for name in MANIFOLD), True)
-    return {frechet: False, kernel: False, f"mind{tail}": False, f"copied{tail}": False} | higher
+    sets = dict.fromkeys((frechet, kernel, f"mind{tail}", f"copied{tail}"), False)
+    return {**sets, **higher, **dict.fromkeys(f"{name}{tail}" for name in GEOMETRY)}
 
 
 def set_estimates(distance: tuple[str, str], features: ArrayLike, reference: ArrayLike) -> dict[str, Estimate]:
@@ -38,6 +43,15 @@ def set_estimates(distance: tuple[str, str], features: ArrayLike, reference: Arr
     return estimates
 
 
+def geometry_estimates(distance: tuple[str, str], reference: ArrayLike) -> dict[str, Estimate]:
+    """What (N, D) reference features can tell apart (`Geometry`), to be read beside every distance to them."""
+    x, tail = np.asarray(reference), _tail(distance[1])
+    if len(x) <= NEIGHBOURS:
+        return {}
+    facts = geometry(x)
+    return {f"{name}{tail}": Estimate(getattr(facts, name), None, None, len(x)) for name in GEOMETRY}
+
+
 def copied_share(features: ArrayLike, training: ArrayLike, unseen: ArrayLike) -> Estimate:
     """Share of pictures nearer to a training sample than to any unseen one; .5 where nothing is copied.
 
@@ -53,21 +67,18 @@ def copied_share(features: ArrayLike, training: ArrayLike, unseen: ArrayLike) ->
 
     References
     ----------
-    `evaluation.metrics.neighbours.copying`, whose pools hold nothing that a picture was made from.
+    Meehan, Chaudhuri and Dasgupta, "A Non-Parametric Test to Detect Data-Copying", AISTATS 2020, section 3; with pools
+    of one size, so that either holds the nearest sample equally often whatever the law. Ties count half.
     """
     x = matrix(features, "copying")
     near, far = feature_sets(training, unseen, "copying")
     pool = min(len(near), len(far) - 1)
-    seen = _squares(x, near[:pool]).min(axis=1)
-    apart = _squares(x, far)
+    seen = squared_distances(x, near[:pool]).min(axis=1)
+    apart = squared_distances(x, far)
     np.fill_diagonal(apart, np.inf)
     order = (np.arange(len(x))[:, None] + 1 + np.arange(pool)) % len(far)  # the pool that follows each sample
     new = np.take_along_axis(apart, order, axis=1).min(axis=1)
     return mean_interval((seen < new) + 0.5 * (seen == new))
-
-
-def _squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.asarray(np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * x @ y.T)
 
 
 def _tail(kernel: str) -> str:

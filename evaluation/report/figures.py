@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 INDEX = "figures.json"  # written last: a folder with it is complete
 LARGEST = 512  # px; larger pictures are scaled down for the report
 PAGE = 12.0  # inches that figures side by side may take
-LABEL = 64  # characters of a label; a longer one is cut in the middle
+LABEL = 36  # characters of a label; a longer one is cut in the middle
 GAP = 4  # px between the tiles of a grid
 COLOURS = {
     "control": PALETTE[0], "shuffled": PALETTE[1], "prior": GREY, "autoencoder": PALETTE[5], "real": PALETTE[2],
@@ -223,11 +223,11 @@ def draw_learning(groups: list[tuple[str, pd.DataFrame]], path: Path) -> None:
         axis.set_axis_off()
     for axis, (title, rows) in zip(axes, groups, strict=False):
         frame = rows.astype({"value": "float64", "subset_size": "float64"})
-        for place, (step, own) in enumerate(frame.groupby("step")):
+        for place, (line, own) in enumerate(frame.groupby("line", sort=False)):
             colour = PALETTE[place % len(PALETTE)]
             means = own.groupby("subset_size").value.mean()
             axis.plot(own.subset_size, own.value, "o", color=colour, alpha=0.5, markersize=4)
-            axis.plot(means.index, means, "-", color=colour, label=f"{step} steps")
+            axis.plot(means.index, means, "-", color=colour, label=str(line))
         axis.set_xscale("log")
         axis.set_xlabel("training samples", fontsize=8)
         axis.set_title(title, loc="left", fontsize=9)

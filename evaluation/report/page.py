@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from evaluation.report.figures import INDEX, draw_learning, draw_points
 from evaluation.report.spread import seed_resolution, variance_lines, variances
@@ -14,9 +16,6 @@ from evaluation.scores import DIFFERENCE, FLOOR
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import atomic, read_json
 from pipeline.contract.identity import code_version
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Arms in the order of the table's columns.
 HEADINGS = {
@@ -28,6 +27,8 @@ HEADINGS = {
     "real": "real pictures",
 }
 MIME = {".png": "image/png", ".csv": "text/csv"}
+#: Columns that tell rows of one subject and metric apart.
+TELLS = ("dataset", "condition", "model", "recipe", "step", "gen_seed", "n")
 MOST_LEARNING = 6  # panels of learning curves
 
 
@@ -101,10 +102,11 @@ def _rows_of(index: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _better(rows: pd.DataFrame, metric: str) -> str:
-    """An arrow to where better is; none for a floor, which is no achievement."""
-    if metric.endswith(FLOOR):
+    """An arrow to where better is; none for a floor, which is no achievement, nor for the geometry of a set."""
+    better = rows[rows.metric == metric].higher_is_better.iloc[0]
+    if metric.endswith(FLOOR) or better is None or better != better:
         return ""
-    return "↑" if bool(rows[rows.metric == metric].higher_is_better.iloc[0]) else "↓"
+    return "↑" if better else "↓"
 
 
 def _cells(rows: pd.DataFrame) -> dict[str, list[tuple[str, str, str]]]:
@@ -125,25 +127,32 @@ def _points(results: Path, table: pd.DataFrame) -> str:
 
 
 def _labels(rows: pd.DataFrame) -> list[str]:
-    """Subjects; with what tells them apart where one occurs more than once in a metric."""
-    twice = rows.duplicated(["run", "metric"], keep=False)
-    tells = [n for n in ("dataset", "condition", "model", "recipe", "step", "gen_seed", "n") if rows[n].nunique() > 1]
-    return [
-        str(row.run)
-        + (f" ({', '.join(str(row[name]) for name in tells if str(row[name]) != '<NA>')})" if again else "")
-        for (_, row), again in zip(rows.iterrows(), twice, strict=True)
-    ]
+    """Subjects; one that occurs more than once in a metric with what tells its rows apart."""
+    labels = rows.run.astype(str)
+    for _, same in rows.groupby(["run", "metric"]):
+        tells = [name for name in TELLS if same[name].nunique(dropna=False) > 1]
+        for place, row in same[tells].iterrows():
+            facts = [
+                str(value) if name in ("model", "recipe", "dataset", "condition") else f"{name} {value}"
+                for name, value in row.items()
+                if not pd.isna(value)
+            ]
+            labels[place] += f" ({', '.join(facts)})" if facts else ""
+    return list(labels)
 
 
 def _learning(results: Path, table: pd.DataFrame) -> str:
-    """Value against the number of training samples, where several sizes are there; else ""."""
+    """Value against the number of training samples, a line for what was trained and scored alike; "" without one."""
     own = table[(table.arm == "control") & table.subset_size.notna() & table.against.isna()]
     own = own[~own.metric.str.endswith(FLOOR)]
-    groups = [(words(str(name)), rows) for name, rows in own.groupby("metric") if rows.subset_size.nunique() > 1][
-        :MOST_LEARNING
-    ]
+    alike = ["metric", "metric_version", *TELLS[:5], "variant", "fault", "dose", "selection"]
+    own = own[own.groupby(alike, dropna=False).subset_size.transform("nunique") > 1]
+    groups = [(words(str(name)), rows) for name, rows in own.groupby("metric")][:MOST_LEARNING]
     if not groups:
         return ""
+    for _, rows in groups:
+        tells = [name for name in alike[2:] if name != "step" and rows[name].nunique(dropna=False) > 1]
+        rows["line"] = [", ".join([f"{row.step} steps", *map(str, row[tells].dropna())]) for _, row in rows.iterrows()]
     path = results / "figures" / "learning.png"
     draw_learning(groups, path)
     return _inline(path)

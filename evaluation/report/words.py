@@ -37,32 +37,43 @@ EXACT = {
         "Agreement of picture and caption: 100 times the cosine of their CLIP embeddings, 0 where negative. Only "
         "values of the same CLIP model can be compared.",
     ),
-    "fd_lite0": (
-        "Fréchet distance (Lite0)",
-        "Distance of the pictures to the real ones as sets, in features of an ImageNet EfficientNet. This is not FID. "
-        "It falls with the number of pictures: compare equal n only. For real pictures: training pictures against "
-        "these.",
-    ),
-    "kid_lite0": (
-        "Kernel distance (Lite0) ×1000",
-        "The same question without that bias, times 1000; around 0 for equal sets, so it can be negative.",
-    ),
-    "mind_lite0": ("MIND (Lite0)", "Sliced Wasserstein distance in these features; steadier at small n."),
-    "precision_lite0": (
-        "precision (Lite0)",
-        "Share of the pictures that lie among real ones: inside a real picture's ball of 5 neighbours. Depends on n.",
-    ),
-    "recall_lite0": ("recall (Lite0)", "Share of real pictures that lie among the generated ones. Depends on n."),
-    "density_lite0": ("density (Lite0)", "How many real balls hold a picture, over 5; about 1 for equal sets."),
-    "coverage_lite0": ("coverage (Lite0)", "Share of real pictures whose ball holds a generated one."),
-    "copied_lite0": (
-        "copied (Lite0)",
-        "Share of pictures nearer to a training sample than to any unseen one, among equally many: .5 where nothing is "
-        "copied, 1 where everything is.",
-    ),
     "fid": ("FID", "Fréchet distance in Inception features. Biased upwards at small n: compare equal n only."),
     "kid": ("KID ×1000", "Kernel distance in Inception features, times 1000; unbiased."),
     "study_win_rate": ("win rate in the study", "Share of votes that the subject won, a tie counting half."),
+}  # fmt: skip
+#: Start of a metric of sets of pictures, before the name of the features; its title; its explanation.
+SETS = {
+    "fd": (
+        "Fréchet distance ({})",
+        "Distance of the pictures to the real ones as sets, in these features: not FID, which is in Inception's. "
+        "It falls with the number of pictures: compare equal n only. For real pictures: training pictures against "
+        "these.",
+    ),
+    "kid": (
+        "Kernel distance ({}) ×1000",
+        "The same question without that bias, times 1000; around 0 for equal sets, so it can be negative.",
+    ),
+    "mind": ("MIND ({})", "Sliced Wasserstein distance in these features; steadier at small n."),
+    "precision": (
+        "precision ({})",
+        "Share of the pictures that lie among real ones: inside a real picture's ball of 5 neighbours. Depends on n.",
+    ),
+    "recall": ("recall ({})", "Share of real pictures that lie among the generated ones. Depends on n."),
+    "density": ("density ({})", "How many real balls hold a picture, over 5; about 1 for equal sets."),
+    "coverage": ("coverage ({})", "Share of real pictures whose ball holds a generated one."),
+    "copied": (
+        "copied ({})",
+        "Share of pictures nearer to a training sample than to any unseen one, among equally many: .5 where nothing is "
+        "copied, 1 where everything is.",
+    ),
+    "effective_rank": (
+        "effective rank ({})",
+        "In how many directions the real pictures differ: a distance in far more features than that rests on few.",
+    ),
+    "spacing": (
+        "spacing ({})",
+        "Distance of a real picture to its fifth neighbour over that of any two: 1 where there is no neighbourhood.",
+    ),
 }  # fmt: skip
 
 
@@ -76,10 +87,18 @@ def split_metric(metric: str) -> tuple[str, str, str]:
     return metric, "", ""
 
 
+def _set_metric(metric: str) -> str:
+    """``kid_lite0`` -> ``kid``; "" for what is no metric of sets."""
+    return next((start for start in SETS if metric.startswith(f"{start}_")), "")
+
+
 def words(metric: str) -> str:
     """``canny_f1_2px_normalised`` -> ``canny F1 within 2 px, normalised``."""
     if metric in EXACT:
         return EXACT[metric][0]
+    if start := _set_metric(metric):
+        features = metric.removeprefix(f"{start}_")
+        return SETS[start][0].format("Lite0" if features == "lite0" else features)
     condition, measure, suffix = split_metric(metric)
     if not measure:
         return metric
@@ -97,7 +116,8 @@ def meanings(metrics: set[str]) -> list[tuple[str, str]]:
     if any(metric.endswith(NORMALISED) for metric in metrics):
         scale = "0 is the subject's own floor, 1 what real pictures reach through the base model's autoencoder. "
         lines.append(("normalised", scale + "The interval takes in the spread of all three."))
-    return lines + [EXACT[metric] for metric in EXACT if metric in metrics]
+    lines += [EXACT[metric] for metric in EXACT if metric in metrics]
+    return lines + [(words(m), SETS[start][1]) for start in SETS for m in sorted(metrics) if _set_metric(m) == start]
 
 
 def verdict(rows: pd.DataFrame, subject: str) -> list[str]:
@@ -155,6 +175,8 @@ def _likeness(rows: pd.DataFrame, own: dict[str, Any]) -> str:
     if not name or name not in best:
         return ""
     a, b = own[name], best[name]
+    if not interval(a) or not interval(b):
+        return "How its pictures lie to real ones as a set cannot be said of so few."
     better = _apart(a, b, True)
     facts = f"kernel distance {_value(a)}, of real pictures through the autoencoder {_value(b)}"
     if better is None:
@@ -179,8 +201,8 @@ def _value(row: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, no exponent: 0.42, 11.9, 458."""
-    digits = next((d for least, d in ((100, 0), (10, 1), (1, 2)) if abs(value) >= least), 3)
+    """Three significant digits, no exponent: 0.421, 11.9, 458; of the smallest values five decimals."""
+    digits = next((d for least, d in ((100, 0), (10, 1), (1, 2), (0.01, 3)) if abs(value) >= least), 5 if value else 3)
     return f"{value:.{digits}f}"
 
 

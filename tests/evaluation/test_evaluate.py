@@ -214,7 +214,7 @@ def test_the_report_is_one_offline_page(results: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
     assert not re.search(r'(src|href)="(?!data:image/png|data:text/csv|#)', page)
     assert page.count("<figure") == 4
-    for text in ("n = 4", "run-mark-0", "This is not FID", "converged suddenly at step 7", "best", "worst"):
+    for text in ("n = 4", "run-mark-0", "not FID", "converged suddenly at step 7", "best", "worst"):
         assert text in page
     folder = next(results.glob("figures/demo-*"))
     assert (folder / "grid.png").is_file()

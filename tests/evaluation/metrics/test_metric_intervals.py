@@ -7,8 +7,6 @@ from scipy import stats
 from evaluation.metrics.clip_score import clip_scores
 from evaluation.metrics.intervals import (
     Estimate,
-    group_difference,
-    group_jackknife,
     holm,
     mean_interval,
     paired_difference,
@@ -70,21 +68,6 @@ def test_pairing_removes_what_is_common() -> None:
         paired_difference(a, b[:-1])
 
 
-def test_jackknife_of_a_mean_is_its_standard_error() -> None:
-    x = RNG(3).normal(size=64)
-    found = group_jackknife(lambda left: float(x[left].mean()), [64], groups=64)
-    assert width(found) / (2 * stats.t.ppf(0.975, 63)) == pytest.approx(x.std(ddof=1) / 8, rel=1e-4)
-    assert group_jackknife(lambda left: 1.0, [2]).low is None
-
-
-def test_every_turn_of_the_jackknife_deletes_equally_many() -> None:
-    left: list[tuple[int, int]] = []
-    group_jackknife(lambda a, b: float(left.append((len(a), len(b))) or 0), [50, 100], groups=8)  # type: ignore[func-returns-value]
-    assert set(left[1:]) == {(44, 88)}
-    y = RNG(1).normal(size=100)
-    assert width(group_jackknife(lambda a, b: float(y[b].mean()), [40, 100])) > 0
-
-
 def test_seeds_have_the_t_interval_and_the_paired_t_test() -> None:
     values, other = [0.31, 0.35, 0.30, 0.38], [0.30, 0.31, 0.28, 0.33]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
@@ -95,15 +78,6 @@ def test_seeds_have_the_t_interval_and_the_paired_t_test() -> None:
     difference = seed_difference(values, other)
     assert difference.p == pytest.approx(test.pvalue)
     assert (difference.low, difference.high) == pytest.approx(tuple(test.confidence_interval()))
-
-
-def test_groups_of_one_sample_are_no_further_samples() -> None:
-    scene = RNG(0).normal(size=(40, 1))
-    a, b = scene + RNG(1).normal(0.3, 0.1, (40, 4)), scene + RNG(2).normal(0, 0.1, (40, 4))
-    assert group_difference(a, b).n == 40
-    assert group_difference(a, b).value == pytest.approx((a - b).mean())
-    with pytest.raises(CnlabError, match=r"\(samples, groups\)"):
-        group_difference([1.0, 2.0], [1.0, 2.0])
 
 
 def test_holm_by_hand() -> None:

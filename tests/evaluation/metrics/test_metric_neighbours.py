@@ -6,7 +6,7 @@ import torch
 
 from evaluation.metrics import neighbours
 from evaluation.metrics.checks import cautions
-from evaluation.metrics.neighbours import copying, geometry, manifold, radii
+from evaluation.metrics.neighbours import geometry, manifold, radii
 from pipeline.contract.errors import CnlabError
 
 RNG = np.random.default_rng
@@ -71,18 +71,6 @@ def test_ends() -> None:
     assert all(e.value == 0 for e in manifold(x, x + 100).estimates().values())
     with pytest.raises(CnlabError, match="more than k = 5"):
         manifold(x[:5], x)
-
-
-def test_copying_is_one_half_without_and_one_with_copies() -> None:
-    train, unseen, fresh = RNG(0).normal(size=(3, 300, 6))
-    honest = copying(fresh, train, unseen)
-    assert honest.low is not None
-    assert honest.high is not None
-    assert honest.low < 0.5 < honest.high
-    assert copying(train + 1e-3, train, unseen).value > 0.99
-    assert copying(train, train, train).value == 0.5
-    few = copying(fresh, train[:50], unseen)  # equal pools: the longer one is cut
-    assert few.value == pytest.approx(copying(fresh, train[:50], unseen[:50]).value)
 
 
 def test_geometry() -> None:

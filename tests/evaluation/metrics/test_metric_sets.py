@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.metrics.sets import copied_share, set_estimates, set_names
+from evaluation.metrics.sets import copied_share, geometry_estimates, set_estimates, set_names
 
 LITE0, FID = ("fd_lite0", "kid_lite0"), ("fid", "kid")
 
@@ -11,7 +11,11 @@ LITE0, FID = ("fd_lite0", "kid_lite0"), ("fid", "kid")
 def test_every_measure_of_two_sets_has_a_name_and_a_direction() -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 12, 4))
     names = set_names(LITE0)
-    assert set(set_estimates(LITE0, x, y)) == set(names) - {"copied_lite0"}
+    geometry = geometry_estimates(LITE0, x)
+    assert set(geometry) == {"effective_rank_lite0", "spacing_lite0"} == {k for k, up in names.items() if up is None}
+    assert 1 < geometry["effective_rank_lite0"].value <= 4
+    assert geometry_estimates(LITE0, x[:5]) == {}
+    assert set(set_estimates(LITE0, x, y)) | set(geometry) == set(names) - {"copied_lite0"}
     assert set(set_estimates(LITE0, x[:4], y)) == {"fd_lite0", "kid_lite0", "mind_lite0"}  # too few for 5 neighbours
     assert [name for name, higher in set_names(FID).items() if higher] == [
         "precision_inception", "recall_inception", "density_inception", "coverage_inception",

@@ -70,6 +70,8 @@ def test_an_error_is_better_when_it_is_lower() -> None:
 def test_without_an_interval_nothing_is_claimed() -> None:
     parts = {"canny_f1_2px": (0.9, None, None), "canny_f1_2px_floor": (0.1, None, None)}
     assert "cannot be told" in verdict(rows(r=parts), "r")[0]  # type: ignore[arg-type]
+    sets = {"kid_lite0": (40.0, None, None)}
+    assert verdict(rows(r=sets, real_vae=sets), "r")[-1].endswith("cannot be said of so few.")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,8 @@ def test_without_an_interval_nothing_is_claimed() -> None:
         ("canny_f1_2px_floor", "canny F1 within 2 px, on other samples' maps"),
         ("soft_edge_ms_ssim_normalised", "soft_edge MS-SSIM, normalised"),
         ("clip_score", "CLIP score"),
+        ("kid_clip-vit", "Kernel distance (clip-vit) ×1000"),
+        ("effective_rank_inception", "effective rank (inception)"),
         ("preference", "preference"),
     ],
 )
@@ -90,7 +94,9 @@ def test_explanations_are_those_of_the_metrics_that_occur() -> None:
     assert split_metric("canny_f1") == ("canny", "f1", "")
     titles = [title for title, _ in meanings({"canny_f1_2px", "canny_f1_2px_floor", "kid_lite0"})]
     assert titles == ["F1 within 2 px", "on other samples' maps", "Kernel distance (Lite0) ×1000"]
-    assert [number(v) for v in (0.4215, 11.94, 458.3, -1.234)] == ["0.421", "11.9", "458", "-1.23"]
+    assert [number(v) for v in (0.4215, 11.94, 458.3, -1.234, 0, -0.00016)] == [
+        "0.421", "11.9", "458", "-1.23", "0.000", "-0.00016",
+    ]  # fmt: skip
 
 
 def test_curves_mark_where_the_run_converged(run_folder: Path, tmp_path: Path) -> None:
