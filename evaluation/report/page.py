@@ -128,7 +128,7 @@ def _points(results: Path, table: pd.DataFrame) -> str:
 
 def _labels(rows: pd.DataFrame) -> list[str]:
     """Subjects; one that occurs more than once in a metric with what tells its rows apart."""
-    labels = rows.run.astype(str)
+    labels: dict[Any, str] = dict(rows.run.astype(str).items())
     for _, same in rows.groupby(["run", "metric"]):
         tells = [name for name in TELLS if same[name].nunique(dropna=False) > 1]
         for place, row in same[tells].iterrows():
@@ -138,7 +138,7 @@ def _labels(rows: pd.DataFrame) -> list[str]:
                 if not pd.isna(value)
             ]
             labels[place] += f" ({', '.join(facts)})" if facts else ""
-    return list(labels)
+    return [labels[place] for place in rows.index]
 
 
 def _learning(results: Path, table: pd.DataFrame) -> str:
