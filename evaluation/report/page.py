@@ -104,7 +104,7 @@ def _rows_of(index: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
 def _better(rows: pd.DataFrame, metric: str) -> str:
     """An arrow to where better is; none for a floor, which is no achievement, nor for the geometry of a set."""
     better = rows[rows.metric == metric].higher_is_better.iloc[0]
-    if metric.endswith(FLOOR) or better is None or better != better:
+    if metric.endswith(FLOOR) or pd.isna(better):
         return ""
     return "↑" if better else "↓"
 

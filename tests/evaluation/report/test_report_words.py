@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from evaluation.report.figures import draw_curves
-from evaluation.report.page import write_report
+from evaluation.report.page import _better, write_report
 from evaluation.report.words import meanings, number, split_metric, verdict, words
-from evaluation.results import append_rows
+from evaluation.results import append_rows, read_results
 from trainer.convergence.words import verdict_words
 
 
@@ -124,3 +124,13 @@ def test_several_sizes_get_learning_curves(tmp_path: Path) -> None:
     assert "Learning curves" not in write_report(tmp_path).read_text()
     append_rows(tmp_path, [base | {"run": "b", "subset_size": 64, "step": 10, "value": 0.6}])
     assert "Learning curves" in write_report(tmp_path).read_text()
+
+
+def test_what_is_neither_good_nor_bad_has_no_arrow(tmp_path: Path) -> None:
+    row = {
+        "run": "real", "arm": "real", "dataset": "d", "condition": "canny", "split": "eval", "n": 8, "fingerprint": "f",
+        "metric": "effective_rank_lite0", "metric_version": "1", "value": 5.0, "higher_is_better": None,
+    }  # fmt: skip
+    append_rows(tmp_path, [row, row | {"metric": "clip_score", "higher_is_better": True}])
+    table = read_results(tmp_path)
+    assert [_better(table, metric) for metric in ("effective_rank_lite0", "clip_score")] == ["", "↑"]
