@@ -12,10 +12,11 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import ruptures
+import tyro
 from scipy import stats
 from scipy.special import expit
 
@@ -44,6 +45,7 @@ class Kind:
     outlier: float = 0.0  # added to one point
     tails: bool = False  # Student's t with 3 degrees of freedom instead of normal noise
     errors: bool = True  # whether standard errors (equal to the noise) are given
+    second: float = 0.0  # a second step, 30% of the run after the first, as a share of the jump; below 0: a fall
 
 
 CHANGES = [
@@ -62,6 +64,8 @@ CHANGES = [
     Kind("step, heavy tails", tails=True),
     Kind("step, no errors given", errors=False),
     Kind("logistic over 20%, jump of 5, no errors given", jump=5, width=0.2, errors=False),
+    Kind("two steps, the second of 60%", second=0.6, place=(0.2, 0.45)),
+    Kind("two steps, the second of 60%, no errors given", second=0.6, place=(0.2, 0.45), errors=False),
 ]
 NO_CHANGES = [
     *(Kind(f"flat, {t} points", points=t, jump=0) for t in (8, 12, 40, 100)),
@@ -76,6 +80,10 @@ NO_CHANGES = [
     Kind("cut at 30% to 50% of a rise over 10%", width=0.1, place=(1.0, 1.02)),
     Kind("cut at 50% to 75% of a rise over 10%", width=0.1, place=(0.975, 1.0)),
     Kind("cut at 50% to 75% of a rise over 20%", width=0.2, place=(0.95, 1.0)),
+    Kind("a step that is taken back", second=-1, place=(0.2, 0.45)),
+    Kind("a step of which 60% is taken back", second=-0.6, place=(0.2, 0.45)),
+    Kind("a step that is taken back, no errors given", second=-1, place=(0.2, 0.45), errors=False),
+    Kind("high from the first point on, 60% lost", second=-0.6, place=(0.0, 0.0)),
 ]
 
 
@@ -101,7 +109,8 @@ def simulate(kind: Kind, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
         "exponential": lambda: 1 - np.exp(-np.maximum(math.log(9) * z + math.log(2), 0)),
     }[kind.shape]()
     further = kind.slow * -np.expm1(-2 * np.maximum(steps - middle, 0) / steps[-1]) / -math.expm1(-2)
-    values = kind.jump * (rise + further) + noise(kind, rng)
+    later = kind.second * (steps > middle + 0.3 * steps[-1])
+    values = kind.jump * (rise + further + later) + noise(kind, rng)
     values[rng.integers(kind.points)] += kind.outlier
     return steps, values, middle
 
@@ -289,12 +298,21 @@ def online(repeats: int = 100) -> str:
     return table(titles, [online_row(kind, repeats) for kind in ONLINE])
 
 
-def main() -> None:
-    """Everything."""
-    write({"changes": changes(), "alarms": alarms(), "online": online()})
-    figure()
-    timing()
+TABLES = {"changes": changes, "alarms": alarms, "online": online}
+
+
+def main(tables: tuple[Literal["changes", "alarms", "online"], ...] = ("changes", "alarms", "online")) -> None:
+    """Everything, or some of the tables alone.
+
+    Args:
+        tables: which.
+    """
+    for name in tables:
+        write({name: TABLES[name]()})
+    if len(tables) == len(TABLES):
+        figure()
+        timing()
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -28,8 +28,9 @@ from pipeline.config import DatasetConfig
 from pipeline.contract.dataset import Triplets
 from trainer.config import TrainConfig
 from trainer.loop import Hooks, train
+from trainer.nets.base import model_folder, model_identity
 from trainer.nets.control import build_control
-from trainer.nets.models import load_prior, model_identity, resolve_model
+from trainer.nets.models import load_prior
 from trainer.parallel import Ranks
 from trainer.run import Setup
 from trainer.setup import build_models
@@ -69,7 +70,7 @@ def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: 
         init = root / "init"
         prior = load_prior("tabletop", torch.device("cpu"))
         build_control(prior.unet, (8, 16, 32, 64), 0, "gaussian").save_pretrained(init)
-        model = resolve_model("tabletop")
+        model = model_folder("tabletop")
         public = {"resolution": SIZE, "train_batch_size": BATCH, "max_train_steps": steps, "learning_rate": LR}
         own = {"batch": BATCH, "steps": steps, "lr": LR}
         readings: dict[str, list[Reading]] = {"theirs": [], "ours": []}

@@ -10,6 +10,7 @@ import tyro
 
 from evaluation.subjects import NAME, SAMPLED
 from pipeline.contract.errors import CnlabError
+from trainer.nets.base import BaseOptions
 
 ArmOption = Literal["control", "shuffled", "prior"]
 
@@ -81,7 +82,9 @@ class EvalConfig:
     subject: str = ""
     """Instead of a net: folder:PATH for anybody's pictures, or prior for --model alone."""
     model: str = ""
-    """Base model: tabletop, a diffusers folder or a hub name. The run's own by default; another one is a transfer."""
+    """Base model: tabletop, a diffusers folder, one file or a hub name. The run's own by default; another one is a
+    transfer."""
+    base: Annotated[BaseOptions, tyro.conf.arg(name="")] = field(default_factory=BaseOptions)
     name: str = ""
     """What --control or --subject is called in the tables; by default the last part of its path or hub name."""
     match: Path | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from pipeline.contract.dataset import HEADER, Triplets
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json, write_json
 from pipeline.contract.identity import canonical, fingerprint, sha256_file
-from pipeline.contract.models import weights_identity
 from pipeline.contract.pictures import Pictures, read_picture, stack_images
+from trainer.nets.base import model_folder, model_identity
 from trainer.run_folder import SUMMARY, Run, open_run
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -81,7 +81,7 @@ def resolve(config: EvalConfig) -> Target:
         return _nets(config)
     dataset = _dataset(config, [])
     conditions = config.condition or (Triplets(dataset).condition,)
-    model, label = _model(config.model, [])
+    model, label = _model(config, [])
     if config.subject == "prior":
         if not model:
             raise CnlabError("--subject prior needs --model: tabletop, a diffusers folder or a hub name")
@@ -106,7 +106,7 @@ def _nets(config: EvalConfig) -> Target:
                 f"{len(named)} ControlNets and {len(conditions)} conditions; give --condition one name a net"
             )
         conditions = (Triplets(dataset).condition,)
-    model, label = _model(config.model, own)
+    model, label = _model(config, own)
     if not model:
         raise CnlabError("a ControlNet needs its base model; give --model: tabletop, a diffusers folder or a hub name")
     controls = tuple(
@@ -144,18 +144,25 @@ def _dataset(config: EvalConfig, runs: list[Run]) -> Path:
     return folder
 
 
-def _model(name: str, runs: list[Run]) -> tuple[str, str]:
-    """Path or hub name, and the label in the table: NAME-SHA256[:12], or the hub's name."""
-    from trainer.nets.models import resolve_model
-
+def _model(config: EvalConfig, runs: list[Run]) -> tuple[str, str]:
+    """Folder of the base model, and the label in the table: NAME-SHA256[:12], or NAME@COMMIT[:12] of the hub's."""
+    name, options = config.model, config.base
     if not name and not runs:
         return "", ""
-    if not name and len({run.model for run in runs}) > 1:
-        raise CnlabError("these runs have different base models; say which with --model")
-    where = resolve_model(name or runs[0].model)
-    identity = weights_identity(where)
-    label = identity.removeprefix("hub:") if identity.startswith("hub:") else f"{plain_name(where)}-{identity[:12]}"
-    return where, label
+    if not name:
+        if len({(run.model, run.base) for run in runs}) > 1:
+            raise CnlabError("these runs have different base models; say which with --model")
+        name, options = runs[0].model, replace(runs[0].base, **options.chosen)
+    where, identity = model_folder(name, options), model_identity(name, options)
+    first, _, further = identity.removeprefix("hub:").partition(" ")
+    own, _, commit = first.partition("@")
+    if not identity.startswith("hub:"):
+        return (
+            where,
+            f"{plain_name(where if name == 'tabletop' else name)}-{(fingerprint(identity) if further else own)[:12]}",
+        )
+    label = f"{own}@{commit[:12]}" if commit else own
+    return where, f"{label}-{fingerprint(identity)[:12]}" if further else label
 
 
 def _control(name: str, results: Path) -> Path | str:

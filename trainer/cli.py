@@ -14,15 +14,13 @@ from trainer.exchange.transfer import TransferConfig, transfer
 
 
 def _run(config: TrainConfig) -> None:
-    from trainer.memory import architecture_of, plan
-    from trainer.run import resolve, run_training  # torch and diffusers take seconds to import
+    from trainer.plan import forecast  # torch and diffusers take seconds to import
+    from trainer.run import resolve, run_training
 
     if config.dry_run:
         training, triplets = resolve(config)
         print(training, f"would train on {triplets.folder} and write {training.folder}", sep="\n")
-        estimate = plan(architecture_of(training.model), training, triplets.header["image_size"])
-        part = training.batch // training.accumulate
-        print(f"memory of a GPU with micro-batches of {part}:", *estimate.lines(part), sep="\n")
+        print(*forecast(training, triplets, settled=config.accumulate is not None), sep="\n")
         return
     print(run_training(config))
 

@@ -13,6 +13,7 @@ from pipeline.contract.identity import fingerprint
 from pipeline.contract.names import last_part, plain_name
 from pipeline.contract.options import check_finite, check_least
 from pipeline.contract.sizes import format_size, parse_size
+from trainer.nets.base import PLAIN, BaseOptions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -96,6 +97,14 @@ class DataOptions:
         tuple[str, ...],
         conf.arg(prefix_name=False, help="conditions of maps brought along that may be mirrored with their images"),
     ] = ()
+    captions: Annotated[
+        str,
+        conf.arg(
+            prefix_name=False,
+            help="of the training samples: first (the column text), random (of all in the column captions, redrawn at "
+            "every visit), or those of one source by its name there, text where it has none",
+        ),
+    ] = "first"
 
 
 @dataclass(frozen=True)
@@ -171,7 +180,7 @@ class TrainConfig:
     """Fine-tune a ControlNet on the first SUBSET samples of a dataset."""
 
     dataset: Path = Path("data/tabletop-canny-2k-s1")  # a finished dataset folder
-    model: str = "tabletop"  # the prior: tabletop, a local diffusers folder, or a hub name (SD 1.x, 2.x, SDXL)
+    model: str = "tabletop"  # the prior (SD 1.x, 2.x, SDXL): tabletop, a diffusers folder, one file, or a hub name
     name: str = ""  # folder below out; empty: made from the options
     out: Path = Path("runs")
     subset: str = ""  # training samples, the first n of the order; accepts 1k; empty: all
@@ -193,6 +202,7 @@ class TrainConfig:
     seed: int = 0  # of weights, order, noise, timesteps, dropping and flips
     precision: PrecisionOption = "fp32"  # of matrix products; auto: bf16 where the device has it; weights stay fp32
     engine: tuple[Engine, ...] = ("channels_last",)  # how it is computed
+    base: Annotated[BaseOptions, conf.arg(name="")] = field(default_factory=BaseOptions)
     data: DataOptions = field(default_factory=DataOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     hint: HintOptions = field(default_factory=HintOptions)
@@ -210,34 +220,18 @@ class TrainConfig:
             raise CnlabError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
         row = PRESETS[preset]
         rate = row.lr * (UNLOCKED if self.unlock_decoder else 1)
-        training = Training(
-            dataset=self.dataset,
-            model=self.model,
-            name=self.name,
-            out=self.out,
-            subset=parse_size(self.subset) if self.subset else None,
-            order_seed=self.order_seed,
-            variant=self.variant,
-            unlock_decoder=self.unlock_decoder,
-            init=self.init,
-            steps=row.steps if self.steps is None else self.steps,
-            batch=row.batch if self.batch is None else self.batch,
-            accumulate=1 if self.accumulate is None else self.accumulate,
-            lr=rate if self.lr is None else self.lr,
-            prompt_drop=PROMPT_DROP.get(condition, PAPER_DROP) if self.prompt_drop is None else self.prompt_drop,
-            flip=self.flip,
-            seed=self.seed,
-            precision=pick_precision(self.device) if self.precision == "auto" else self.precision,
-            engine=self.engine,
-            optimizer=_over(self.optimizer, row.optimizer),
-            hint=_over(self.hint, row.hint),
-            watch=_over(self.watch, row.watch),
-            save=self.save,
-            validate_every=row.validate_every if self.validate_every is None else self.validate_every,
-            save_every=row.save_every if self.save_every is None else self.save_every,
-            device=self.device,
-            lora_rank=row.lora_rank if self.lora_rank is None else self.lora_rank,
-        )
+        options = {f.name: getattr(self, f.name) for f in fields(Training) if hasattr(self, f.name)}
+        options |= {f.name: getattr(row, f.name) for f in fields(row) if options.get(f.name, 0) is None}
+        options |= {
+            "subset": parse_size(self.subset) if self.subset else None,
+            "accumulate": 1 if self.accumulate is None else self.accumulate,
+            "lr": rate if self.lr is None else self.lr,
+            "prompt_drop": PROMPT_DROP.get(condition, PAPER_DROP) if self.prompt_drop is None else self.prompt_drop,
+            "precision": pick_precision(self.device) if self.precision == "auto" else self.precision,
+            "captions": self.data.captions,
+            **{name: _over(getattr(self, name), getattr(row, name)) for name in ("optimizer", "hint", "watch")},
+        }
+        training = Training(**options)
         training.check()
         return training
 
@@ -272,6 +266,8 @@ class Training:
     save_every: int
     device: str
     lora_rank: int = 16
+    base: BaseOptions = PLAIN
+    captions: str = "first"
 
     def check(self) -> None:
         """Refuse what cannot work; raises CnlabError with one line."""
@@ -289,6 +285,8 @@ class Training:
             raise CnlabError(f"--prompt-drop {self.prompt_drop} must lie in [0, 1]")
         if self.init and self.variant in ("lite", "mlp"):
             raise CnlabError(f"--init starts a copy of the encoder; a {self.variant} net has none")
+        if self.captions == "random" and "text_cache" in self.engine:
+            raise CnlabError("--engine text_cache holds one caption a sample; leave it out with --captions random")
         if not self.dataset.is_dir():
             raise CnlabError(f"dataset {self.dataset} does not exist; run make dataset first")
         _check_groups(self)
@@ -299,6 +297,8 @@ class Training:
         parts = [
             plain_name(self.dataset.resolve().name),
             plain_name(last_part(self.model)),
+            *(plain_name(Path(value).stem) for value in self.base.chosen.values()),
+            *([self.captions] if self.captions != "first" else []),
             *([self.variant] if self.variant != "controlnet" else []),
             *(["unlocked"] if self.unlock_decoder else []),
             *([f"n{format_size(self.subset)}"] if self.subset else []),
@@ -324,7 +324,8 @@ class Training:
 
     def _further(self) -> dict[str, Any]:
         """Of the identity: options that decide only where they are in use, so that other runs are as they were."""
-        return {"lora_rank": self.lora_rank} if self.variant == "lora" else {}
+        rank = {"lora_rank": self.lora_rank} if self.variant == "lora" else {}
+        return rank | ({"captions": self.captions} if self.captions != "first" else {})
 
     def fingerprint(self, dataset: str, model: str, init: str = "") -> str:
         """sha256 of `identity`."""
@@ -352,6 +353,7 @@ def pick_precision(device: str) -> Precision:
 def training_from(record: dict[str, Any]) -> Training:
     """The reverse of `Training.as_dict`; raises CnlabError for a record of another version."""
     groups: dict[str, type[Any]] = {"optimizer": Optimizer, "hint": Hint, "watch": Watch, "save": Save}
+    groups |= {"base": BaseOptions} if "base" in record else {}  # runs before November 2026 have none
     try:
         values = {f.name: record[f.name] for f in fields(Training) if f.name in record or f.default is MISSING}
         for name, kind in groups.items():

@@ -11,7 +11,7 @@ import contextlib
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -28,8 +28,8 @@ from pipeline.contract.errors import CnlabError, first_line
 from trainer.config import Training
 from trainer.data.encode import ENCODE_BATCH
 from trainer.loop import predict
+from trainer.nets.base import PLAIN, BaseOptions, model_folder
 from trainer.nets.control import LIGHT, build_control, decoder_parameters
-from trainer.nets.models import resolve_model
 
 GIB = 2**30
 RESERVE = 1.0 * GIB  # CUDA context, kernels' workspaces, fragmentation
@@ -130,9 +130,9 @@ class Architecture:
             torch.set_default_dtype(before)
 
 
-def architecture_of(model: str) -> Architecture:
+def architecture_of(model: str, options: BaseOptions = PLAIN) -> Architecture:
     """Of a model by name, from its configurations alone. Raises CnlabError when it cannot be had."""
-    where = resolve_model(model)
+    where = model_folder(model, options, configs_only=True)
     try:
         xl = "text_encoder_2" in DiffusionPipeline.load_config(where)
         unet = UNet2DConditionModel.load_config(where, subfolder="unet")
@@ -188,7 +188,7 @@ def measure_forward(
     with fake_cuda():
         with CUDA:
             unet = architecture.build_unet(torch.float32 if training.unlock_decoder else half or torch.float32)
-            control = _control(unet, training)
+            control = control_of(unet, training)
         for parameter in decoder_parameters(unet) if training.unlock_decoder else ():
             parameter.requires_grad_(True)
         if "checkpointing" in training.engine:
@@ -202,7 +202,8 @@ def measure_forward(
         return _measured(ledger, _bytes(unet, control))
 
 
-def _control(unet: UNet2DConditionModel, training: Training) -> ControlNetModel:
+def control_of(unet: UNet2DConditionModel, training: Training) -> ControlNetModel:
+    """The net that ``training`` trains, with weights of no meaning."""
     hint = training.hint
     if training.variant in LIGHT:
         return build_control(unet, hint.channels, 0, hint.init, training.variant)
@@ -240,6 +241,11 @@ def _measured(ledger: Ledger, weights: int) -> Measured:
     return Measured(ledger.peak, sum(ledger.calls.values()), ledger.casts, weights)
 
 
+def gib_line(name: str, value: float) -> str:
+    """A row of a table of bytes."""
+    return f"  {name:44} {value / GIB:6.2f} GiB"
+
+
 @dataclass(frozen=True)
 class Plan:
     """Bytes on the device while training; what is computed and what is measured under fake tensors apart."""
@@ -251,7 +257,6 @@ class Plan:
     per_image: float  # of a forward pass
     encode: int  # peak while latents are encoded: the autoencoder alone
     paint: int  # peak of a validation beside weights and optimizer
-    notes: tuple[str, ...] = field(default=())
 
     def peak(self, micro_batch: int) -> float:
         """Of a training step, without `RESERVE`."""
@@ -278,29 +283,7 @@ class Plan:
             "a validation, beside weights and optimizer": self.paint,
             "needed, with 1 GiB in reserve": self.needs(micro_batch),
         }
-        return [f"  {name:44} {value / GIB:6.2f} GiB" for name, value in rows.items()]
-
-
-def split_batch(training: Training, model: Plan, world: int, capacity: float) -> int:
-    """The fewest micro-batches of ``training.batch`` over ``world`` ranks that fit ``capacity`` bytes.
-
-    Raises CnlabError with what would help when not even one image at a time fits.
-    """
-    share = training.batch // world
-    part = model.micro_batch(share, capacity)
-    if part:
-        return share // part
-    ways = {
-        "--engine checkpointing": "checkpointing" not in training.engine,
-        "--precision bf16": training.precision in ("fp32", "tf32"),
-        "--optimizer.eight-bit": not training.optimizer.eight_bit,
-        "--engine text_cache": "text_cache" not in training.engine,
-    }
-    help_ = ", ".join(name for name, helps in ways.items() if helps) or "a smaller model or a larger device"
-    raise CnlabError(
-        f"one image at a time needs {model.needs(1) / GIB:.1f} GiB, the device has {capacity / GIB:.1f}; what lowers "
-        f"that: {help_}"
-    )
+        return [gib_line(name, value) for name, value in rows.items()]
 
 
 def plan(
@@ -311,7 +294,7 @@ def plan(
     per_image = second.peak - first.peak
     with torch.device("meta"):
         unet = architecture.build_unet()
-        control = _control(unet, training)
+        control = control_of(unet, training)
     trained = sum(p.numel() for p in control.parameters() if p.requires_grad)
     trained += sum(p.numel() for p in decoder_parameters(unet)) if training.unlock_decoder else 0
     settings = training.optimizer

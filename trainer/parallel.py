@@ -42,6 +42,14 @@ class Ranks:
         dist.broadcast(flag, 0)
         return bool(flag.item())
 
+    def least(self, value: int, device: torch.device) -> int:
+        """The smallest of the ranks' values, on every rank."""
+        if self.world == 1:
+            return value
+        number = torch.tensor(value, dtype=torch.int64, device=device)
+        dist.all_reduce(number, dist.ReduceOp.MIN)
+        return int(number.item())
+
     def mean(self, value: Tensor) -> Tensor:
         """Mean over the ranks of a scalar."""
         if self.world > 1:
@@ -64,6 +72,9 @@ class Ranks:
         yield
         if self.first:
             self.wait()
+
+
+ALONE = Ranks()
 
 
 @contextlib.contextmanager

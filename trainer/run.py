@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,12 @@ from trainer.data.batches import Batches, Draw, load_batches
 from trainer.data.cache import cache_folder, prune
 from trainer.data.items import Items, flip_safe, load_items
 from trainer.loop import Hooks, train
-from trainer.memory import architecture_of, plan, split_batch
+from trainer.memory import architecture_of
+from trainer.nets.base import model_identity, model_record, options_of
 from trainer.nets.fit import check_init
-from trainer.nets.models import Prior, load_prior, model_identity
+from trainer.nets.models import Prior, load_prior
 from trainer.parallel import Ranks, launched
+from trainer.plan import Planner, out_of_memory_advice
 from trainer.run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -63,15 +64,13 @@ class Setup:
         return self.training.folder
 
     def items(self, prior: Prior, split: str, count: int | None) -> Items:
-        """Samples of a split; the first rank computes what is cached, the others read it."""
+        """Samples of a split; called by all ranks at once, which share the encoding of what is to be cached."""
         training, own = self.training, split == "train"
-        load = partial(load_items, self.triplets, split, count, prior, self.model, device=self.device)
-        with self.ranks.in_turn():
-            return load(
-                flip=training.flip and own,
-                text_cache="text_cache" in training.engine,
-                order_seed=training.order_seed if own else 0,
-            )
+        return load_items(
+            self.triplets, split, count, prior, self.model, flip=training.flip and own,
+            text_cache="text_cache" in training.engine, order_seed=training.order_seed if own else 0,
+            captions=training.captions if own else "first", device=self.device, ranks=self.ranks,
+        )  # fmt: skip
 
     def batches(self, prior: Prior, items: Items, start: int) -> Iterator[list[dict[str, Tensor]]]:
         """Micro-batches of every step from ``start`` on."""
@@ -96,7 +95,7 @@ def resolve(config: TrainConfig) -> tuple[Training, Triplets]:
             f"leave --flip out, or add --flip-safe {triplets.condition} where it is"
         )
     if training.init:
-        check_init(training.init, training.model)
+        check_init(training.init, training.model, training.base, training.unlock_decoder)
     return training, triplets
 
 
@@ -120,7 +119,8 @@ def _extended(config: TrainConfig) -> Training:
         name: getattr(config, name) for name in OPERATIONAL if getattr(config, name) not in (None, getattr(usual, name))
     }
     dataset = config.dataset if config.dataset != usual.dataset else training.dataset
-    place = replace(training, out=folder.parent, name=folder.name, dataset=dataset)
+    base = options_of(record["model"])  # a hub model at the commit that the run has
+    place = replace(training, out=folder.parent, name=folder.name, dataset=dataset, base=base)
     training = replace(place, steps=config.steps, **operational)
     training.check()
     return training
@@ -133,16 +133,15 @@ def run_training(config: TrainConfig | Training) -> Path:
         training, triplets = resolve(config)
     else:
         training, triplets = config, Triplets(config.dataset)
-    model, init = model_identity(training.model), model_identity(training.init)
+    model, init = model_identity(training.model, training.base), model_identity(training.init)
     identity = training.identity(triplets.fingerprint, model, init)
     with launched(training.device) as (ranks, device):
-        if isinstance(config, TrainConfig) and config.accumulate is None and device.type == "cuda":
-            training = _split(training, triplets, ranks, device)
-        share = ranks.world * training.accumulate
-        if training.batch % share:
+        if training.batch % (ranks.world * training.accumulate):
             raise CnlabError(
                 f"--batch {training.batch} cannot be shared by {ranks.world} ranks x {training.accumulate}"
             )
+        if isinstance(config, TrainConfig) and config.accumulate is None and device.type == "cuda":
+            training = _split(training, triplets, ranks, device)
         setup = Setup(training, triplets, model, identity, ranks, device)
         with lock_folder(training.folder) if ranks.first else contextlib.nullcontext():
             with _nothing_left_behind(setup):
@@ -159,12 +158,22 @@ def run_training(config: TrainConfig | Training) -> Path:
 
 
 def _split(training: Training, triplets: Triplets, ranks: Ranks, device: torch.device) -> Training:
-    """With as few micro-batches as the memory that is free on the device allows, by the plan, which is printed."""
-    estimate = plan(architecture_of(training.model), training, triplets.header["image_size"])
-    accumulate = split_batch(training, estimate, ranks.world, torch.cuda.mem_get_info(device)[0])
+    """With as few micro-batches as the memory that is free on the devices allows, by the plan, which is printed.
+
+    One decision for all ranks, by the device that has the least.
+    """
+    capacity = ranks.least(torch.cuda.mem_get_info(device)[0], device)
+    size = triplets.header["image_size"]
+    split = Planner(architecture_of(training.model, training.base), training, size).split(capacity, ranks.world)
     if ranks.first:
-        print(*estimate.lines(training.batch // (accumulate * ranks.world)), sep="\n", flush=True)
-    return replace(training, accumulate=accumulate)
+        part = training.batch // (split.accumulate * ranks.world)
+        print(
+            f"{split.accumulate} micro-batches of {part} images a step:", *split.plan.lines(part), sep="\n", flush=True
+        )
+        if split.engine != training.engine:
+            print("activations are recomputed in the backward pass (--engine checkpointing): more images fit at once, "
+                  "and what is computed stays the same", flush=True)  # fmt: skip
+    return replace(training, accumulate=split.accumulate, engine=split.engine)
 
 
 @contextlib.contextmanager
@@ -179,10 +188,9 @@ def _nothing_left_behind(setup: Setup) -> Iterator[None]:
             remove(folder)
         if isinstance(error, torch.OutOfMemoryError):
             part = training.batch // (training.accumulate * setup.ranks.world)
-            more = f"--accumulate {2 * training.accumulate}" if part > 1 else "--engine channels_last checkpointing"
             raise CnlabError(
-                f"{folder}: out of memory with {part} images at once; run the same command with {more} "
-                "(what is computed stays the same)"
+                f"{folder}: out of memory with {part} images at once; run the same command with "
+                f"{out_of_memory_advice(training, setup.ranks.world)} (what is computed stays the same)"
             ) from error
         raise
 
@@ -207,6 +215,8 @@ def _claim(setup: Setup, extends: bool) -> bool:
         names = differing(record.get("identity", {}), identity)
         if names and not (extends and names == ["steps"]):
             hint = f"; to go on with it: --extend {folder} --steps {training.steps}" if names == ["steps"] else ""
+            if names == ["model"] and (commit := options_of(record["model"]).revision):
+                hint = f"; its model's commit: --revision {commit}"
             raise CnlabError(
                 f"{folder} was made with another configuration (it differs in {', '.join(names)}); "
                 f"choose another NAME or delete that folder{hint}"
@@ -232,7 +242,7 @@ def _claim(setup: Setup, extends: bool) -> bool:
             "config": options,
             "identity": identity,
             "dataset": dataset,
-            "model": {"path": training.model, "sha256": setup.model},
+            "model": model_record(training.model, training.base, setup.model),
             "fingerprint": training.fingerprint(setup.triplets.fingerprint, setup.model, identity["init"]),
             "history": history,
             **code_version(),
@@ -244,9 +254,11 @@ def _claim(setup: Setup, extends: bool) -> bool:
 def _fit(setup: Setup) -> tuple[Models, Items]:
     training, ranks, device = setup.training, setup.ranks, setup.device
     set_speed(training.precision, device)
-    prior = load_prior(training.model, torch.device("cpu"))
+    prior = load_prior(training.model, torch.device("cpu"), training.base)
     if ranks.first:
-        prune(cache_folder(setup.triplets.folder, setup.triplets.fingerprint), setup.triplets.fingerprint)
+        data = setup.triplets
+        prune(cache_folder(data.folder, data.fingerprint), data.fingerprint, data.folder)
+    ranks.wait()
     items = setup.items(prior, "train", training.subset)
     if items.cut and ranks.first:
         length = prior.tokenizers[0].model_max_length

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
+from trainer.nets.base import BaseOptions, options_of
 
 if TYPE_CHECKING:  # a command line's help is not to wait for it
     import pandas as pd
@@ -45,6 +46,11 @@ class Run:
         """Path or hub name of the prior."""
         model = self.config["model"]
         return str(model["path"] if isinstance(model, dict) else model)
+
+    @property
+    def base(self) -> BaseOptions:
+        """What else decides the prior; a hub model is pinned to the commit that the run was trained on."""
+        return options_of(self.config["model"])
 
     @property
     def model_identity(self) -> Any:

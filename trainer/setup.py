@@ -15,6 +15,7 @@ from pipeline.contract.errors import CnlabError
 from trainer.config import Precision, Training
 from trainer.loop import Denoiser
 from trainer.nets.control import build_control, decoder_parameters
+from trainer.nets.fit import load_decoder
 from trainer.nets.models import Prior
 from trainer.parallel import Ranks
 from trainer.state.trained import Trained
@@ -69,6 +70,7 @@ def build_models(training: Training, prior: Prior, device: torch.device, ranks: 
         for encoder in prior.text_encoders:
             encoder.to(device, half if half is not None and not on_cpu else torch.float32)
     if training.unlock_decoder:
+        load_decoder(prior.unet, training.init)
         for parameter in decoder_parameters(prior.unet):
             parameter.requires_grad_(True)
     elif half is not None and not (on_cpu and half == torch.float16):  # which CPUs compute one number at a time

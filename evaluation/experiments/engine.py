@@ -82,7 +82,7 @@ def run_experiment(experiment: Experiment, config: ExperimentConfig) -> None:
 
 def open_progress(experiment: Experiment, config: ExperimentConfig) -> Progress:
     """Cells with what is known of them: from this folder's table, else from published ones."""
-    from trainer.nets.models import model_identity
+    from trainer.nets.base import model_identity
 
     model = model_identity(config.model)
     cells = {cell.key(model): cell for cell in experiment.cells(config)}

@@ -32,7 +32,7 @@ from pipeline.contract.files import read_json, write_json
 from pipeline.fidelity import annotator_of, fidelity
 from pipeline.tabletop.scene import COLORS, FLOORS, SHAPES
 from trainer.data.encode import to_model_range
-from trainer.nets.models import WEIGHTS
+from trainer.nets.base import WEIGHTS
 from trainer.prior.clip import clip_pixels, token_ids
 from trainer.prior.renders import HELD_OUT_SEED, TRAIN_SEED, renders
 

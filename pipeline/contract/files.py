@@ -61,6 +61,11 @@ def remove_parts(folder: Path) -> None:
         remove(part)
 
 
+def user_cache() -> Path:
+    """The folder in the user's cache for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "controlnet-lab"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write pretty JSON atomically."""
     with atomic(path) as temporary:

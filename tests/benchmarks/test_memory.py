@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel
@@ -11,7 +15,8 @@ from benchmarks.memory import MODELS, training_of
 from pipeline.contract.errors import CnlabError
 from trainer.config import PRESETS
 from trainer.loop import predict
-from trainer.memory import GIB, measure_encode, measure_forward, plan, split_batch
+from trainer.memory import GIB, measure_encode, measure_forward, plan
+from trainer.plan import CARDS, Planner
 
 SD15, SIZE = MODELS["SD 1.5"]
 
@@ -30,9 +35,10 @@ def test_a_step_of_sd15_casts_little_and_the_plan_agrees() -> None:
     assert estimate.fixed + 4 * estimate.per_image == pytest.approx(forward.peak, rel=0.1)
     assert estimate.needs(8) < 16 * GIB
     assert estimate.micro_batch(64, 16 * GIB) >= 8
-    assert split_batch(training, estimate, 1, 80 * GIB) == 1
+    planner = Planner(SD15, training, SIZE)
+    assert planner.split(80 * GIB).accumulate == 1
     with pytest.raises(CnlabError, match=r"one image at a time needs .* --optimizer.eight-bit, --engine text_cache"):
-        split_batch(training, estimate, 1, 4 * GIB)
+        planner.split(4 * GIB)
 
 
 def test_looking_costs_at_most_a_twentieth_of_training() -> None:
@@ -53,6 +59,36 @@ def test_looking_costs_at_most_a_twentieth_of_training() -> None:
     for images in (4, 64):
         assert validation / (every * images * step) <= 0.05
     assert PRESETS["sd"].steps // every >= 20
+
+
+def test_sixteen_gb_take_eight_images_at_once_by_themselves() -> None:
+    training = replace(training_of(checkpointing=False), batch=8)
+    planner = Planner(SD15, training, SIZE)
+    assert planner.of(training.engine).needs(8) > 16 * GIB  # not as the options have it
+    split = planner.split(16e9)
+    assert (split.accumulate, split.engine) == (1, ("channels_last", "checkpointing"))
+    assert planner.split(24e9).engine == training.engine  # and not where there is room
+    assert planner.split(16e9, world=4).engine == training.engine
+
+
+#: Rows of docs/training.md: card, model, --engine, images at once, GiB.
+ROW = re.compile(r"\| (\d+) GB \| (SD 1.5|SD 2.1|SDXL), \d+ \| `--engine ([a-z_ ]+)` \| (\d+) \| ([\d.]+) \|")
+ROWS = ROW.findall((Path(__file__).parents[2] / "docs" / "training.md").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("card", "name", "engine", "images", "gib"), ROWS)
+def test_documented_commands_fit_their_cards(card: str, name: str, engine: str, images: str, gib: str) -> None:
+    architecture, size = MODELS[name]
+    training = training_of(checkpointing="checkpointing" in engine)
+    assert set(training.engine) == set(engine.split())
+    needed = plan(architecture, training, size).needs(int(images))
+    assert needed < int(card) * 1e9
+    assert needed / GIB == pytest.approx(float(gib), abs=0.06)
+
+
+def test_every_card_has_a_documented_command() -> None:
+    assert {int(row[0]) for row in ROWS} == set(CARDS)
 
 
 @pytest.mark.proof

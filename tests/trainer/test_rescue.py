@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
 from trainer import cli
 from trainer.config import HintOptions, OptimizerOptions, Save, TrainConfig, WatchOptions
+from trainer.memory import architecture_of
+from trainer.plan import _sample_bytes, out_of_memory_advice
 from trainer.run import run_training
 from trainer.run_folder import checkpoints, feeds_signed, log_lines, open_run, read_config
 from trainer.state.checkpoint import load_tensors
@@ -49,6 +52,8 @@ torch.set_num_threads(1)
 from pathlib import Path, PosixPath
 from pipeline.contract.errors import run_cli
 from trainer.config import *
+from trainer.memory import architecture_of
+from trainer.plan import _sample_bytes, out_of_memory_advice
 from trainer.run import run_training
 real, calls = torch.Tensor.backward, []
 def full(self, *rest, **named):
@@ -72,6 +77,27 @@ def test_out_of_memory_is_one_line_and_the_run_goes_on_in_smaller_parts(config: 
     assert np.allclose(losses(folder), losses(whole), rtol=1e-4)
     history = read_config(folder)["history"]
     assert [entry["changed"] for entry in history] == [["accumulate"]]
+
+
+@pytest.mark.parametrize(
+    ("batch", "world", "options", "advice"),
+    [
+        (6, 1, {"accumulate": 2}, "--accumulate 6"),
+        (12, 1, {"accumulate": 3}, "--accumulate 6"),
+        (12, 2, {"accumulate": 2}, "--accumulate 6"),
+        (9, 1, {}, "--accumulate 3"),
+        (4, 4, {"engine": ("compile",)}, "--engine compile checkpointing"),
+        (4, 1, {"accumulate": 4, "engine": ("checkpointing",)}, "--engine checkpointing text_cache"),
+    ],
+)
+def test_advice_after_out_of_memory_is_taken(
+    config: TrainConfig, batch: int, world: int, options: dict[str, Any], advice: str
+) -> None:
+    config = replace(config, batch=batch, **options)
+    assert out_of_memory_advice(config.resolved(), world) == advice
+    option, *values = advice.split()
+    changed = {"accumulate": int(values[0])} if option == "--accumulate" else {"engine": tuple(values)}
+    assert batch % (replace(config, **changed).resolved().accumulate * world) == 0
 
 
 def test_what_does_not_change_the_result_may_change_and_is_recorded(config: TrainConfig) -> None:
@@ -155,10 +181,23 @@ def test_a_dry_run_resolves_like_the_run(
     header = read_json(copy / "dataset.json")
     (copy / "dataset.json").write_text(json.dumps({**header, "conditions": ["scribble"]}))
     cli._run(replace(config, dataset=copy, dry_run=True))
-    assert "prompt_drop=0.1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "prompt_drop=0.1" in out
+    for line in ("12 GB: --accumulate 1 (4 images at once", "caches on disk", "latents", "batches that wait for a GPU"):
+        assert line in out
     with pytest.raises(CnlabError, match="--flip"):
         (copy / "dataset.json").write_text(json.dumps({**header, "conditions": ["openpose"]}))
         cli._run(replace(config, dataset=copy, flip=True, dry_run=True))
+
+
+def test_the_forecast_of_disk_is_what_a_run_writes(config: TrainConfig, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(config.dataset, tmp_path / "copy", ignore=shutil.ignore_patterns(".cache")))
+    run_training(replace(config, dataset=copy, steps=1, engine=("text_cache",)))
+    latent, text, _ = _sample_bytes(architecture_of(config.model), Triplets(copy).header["image_size"])
+    sizes = {
+        kind: max(f.stat().st_size for f in (copy / ".cache").glob(f"{kind}-*.f16")) for kind in ("latents", "text")
+    }
+    assert sizes == {"latents": latent * 8, "text": text * 8}
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.contract.errors import CnlabError
+from trainer.convergence.pair import LOST, Pair, place, two_changes
 from trainer.convergence.rise import Cells, Posterior, candidates, midpoint_quantiles, posterior, weighted_median
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ def detect(
         early = _risen_before(x, y, e, last, floor, least, level)
         if early:
             return early
+    pair = two_changes(x, (y - y[0]) / span, weights / weights.sum(), fitted)
+    if pair is not None and pair.probability >= level:
+        twice = _two_changes(x, e, pair, span, float(y[0]), least, level, fitted)
+        if twice:
+            return twice
     if not settled:
         return _not(level, len(x), fitted.kinds["settled"], _why_not(fitted))
     low, middle, high = midpoint_quantiles(fitted, [(1 - level) / 2, 0.5, (1 + level) / 2])
@@ -167,7 +173,12 @@ def _risen_before(
         floor, x, y, e = float(y[0]), x[1:], y[1:], np.hypot(e[1:], e[0])
     first, last_height = float(y[:FIRST].mean()) - floor, last - floor
     needed = max(least, float(stats.norm.ppf((1 + level) / 2) * np.median(e)))
-    if min(first, float(y[0]) - floor) <= max(needed, last_height / 2) or last_height <= needed:
+    if min(first, float(y[0]) - floor) <= max(needed, last_height / 2):
+        return None
+    end = float(y[-FIRST:].mean()) - floor
+    if first - end > needed and end <= (1 - LOST) * first:
+        return _not(level, len(x), 0.0, f"the curve falls, from {first + floor:.3g} to {end + floor:.3g}")
+    if last_height <= needed:
         return None
     step = int(x[0])
     return Convergence(
@@ -183,6 +194,39 @@ def _risen_before(
         sudden=None,
         points=len(x),
         reason=f"already risen at the first point (step {step}): {first:.3g} above its floor, {needed:.3g} is noise",
+    )
+
+
+def _two_changes(
+    x: np.ndarray, e: np.ndarray | None, pair: Pair, span: float, start: float, least: float, level: float,
+    fitted: Posterior,
+) -> Convergence | None:  # fmt: skip
+    """The verdict on a curve that rises twice, or rises and falls again; None where it is neither, or within noise."""
+    low, middle, high = (value * span + start for value in pair.levels)
+    low_end, half, high_end = [(1 - level) / 2, 0.5, (1 + level) / 2]
+    spots = [place(x, places, pair.weight, [low_end, half, high_end]) for places in (pair.firsts, pair.seconds)]
+    needed = max(least, _needed(x, e, spots[0][1], level), _needed(x, e, spots[1][1], level))
+    first, second = round(spots[0][1]), round(spots[1][1])
+    rises = fitted.kinds["settled"] + fitted.kinds["rising"] + fitted.kinds["ramp"]
+    if (pair.lost or (pair.up and fitted.kinds["settled"] < level)) and min(middle - low, middle - high) > needed:
+        reason = f"the curve rose at step {first}, from {low:.3g} to {middle:.3g}, and fell at {second}, to {high:.3g}"
+        return _not(level, len(x), 1 - pair.probability, reason)
+    if not pair.twice or min(middle - low, high - middle) <= needed or rises < level:
+        return None
+    chosen = spots[0] if middle - low >= high - middle else spots[1]
+    return Convergence(
+        converged=True,
+        step=round(chosen[1]),
+        interval=(math.floor(chosen[0]), math.ceil(chosen[2])),
+        level=level,
+        probability=pair.probability,
+        before=low,
+        after=high,
+        onset=first,
+        width=second - first,
+        sudden=second - first <= SUDDEN * float(np.median(np.diff(x))),
+        points=len(x),
+        reason=f"converged in two rises, at steps {first} and {second}: from {low:.3g} by {middle:.3g} to {high:.3g}",
     )
 
 

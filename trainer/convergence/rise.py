@@ -52,6 +52,42 @@ class Posterior:
     weight: np.ndarray  # (K,) probability given that the curve has risen and settled
     before: np.ndarray
     after: np.ndarray
+    terms: Terms
+
+    def evidence(self, n: float) -> float:
+        """Log of the evidence of all these kinds together, were the curve's points worth ``n`` independent ones."""
+        return log_sum_exp(np.array(list(self.terms.logs(n).values())))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the evidence of each kind follows from, whatever the points are worth."""
+
+    cells: Cells
+    r2: np.ndarray
+    two: np.ndarray  # (K,) two columns
+    usable: np.ndarray
+    up: np.ndarray
+    settled: np.ndarray
+    r2_single: np.ndarray
+    r2_ramp: np.ndarray
+
+    def weight(self, n: float) -> np.ndarray:
+        """Log weight (K,) of each candidate rise or fall against the flat curve."""
+        factor = np.where(self.two, log_bayes_factor(self.r2, 2, n), log_bayes_factor(self.r2, 1, n))
+        return np.where(self.usable, self.cells.log_prior + factor, -math.inf)
+
+    def logs(self, n: float) -> dict[str, float]:
+        """Log evidence of each kind of curve against the flat one."""
+        weight, single = self.weight(n), math.log(PRIOR["outlier"] / len(self.r2_single))
+        return {
+            "settled": log_sum_exp(weight[self.up & self.settled]),
+            "rising": log_sum_exp(weight[self.up & ~self.settled]),
+            "flat": math.log(PRIOR["flat"]),
+            "outlier": log_sum_exp(single + log_bayes_factor(self.r2_single, 1, n)),
+            "ramp": math.log(PRIOR["ramp"]) + float(log_bayes_factor(self.r2_ramp, 1, n)[0]),
+            "fall": log_sum_exp(weight[~self.up]),
+        }
 
 
 def grid(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -176,26 +212,18 @@ def posterior(steps: np.ndarray, y: np.ndarray, share: np.ndarray, cells: Cells)
     likeliest = int(np.argmax(np.where(usable, r2, -1)))
     fit = before[likeliest] + rise[likeliest] * cells.columns[likeliest] + more[likeliest] * cells.slow[likeliest]
     n = independent_points(np.sqrt(share) * (y - fit))
-    factor = np.where(two, log_bayes_factor(r2, 2, n), log_bayes_factor(r2, 1, n))
-    weight = np.where(usable, cells.log_prior + factor, -math.inf)
     settled = np.searchsorted(steps, cells.settled, "left") <= points - SETTLED
-    up = rise > 0
-    logs = {
-        "settled": log_sum_exp(weight[up & settled]),
-        "rising": log_sum_exp(weight[up & ~settled]),
-        "flat": math.log(PRIOR["flat"]),
-        "outlier": log_sum_exp(math.log(PRIOR["outlier"] / len(single)) + log_bayes_factor(r2_single, 1, n)),
-        "ramp": math.log(PRIOR["ramp"]) + float(log_bayes_factor(r2_ramp, 1, n)[0]),
-        "fall": log_sum_exp(weight[~up]),
-    }
+    terms = Terms(cells, r2, np.asarray(two), usable, rise > 0, settled, r2_single, r2_ramp)
+    logs = terms.logs(n)
     everything = log_sum_exp(np.array(list(logs.values())))
-    chosen = np.where(up & settled, weight, -math.inf)
+    chosen = np.where(terms.up & settled, terms.weight(n), -math.inf)
     return Posterior(
         kinds={kind: math.exp(value - everything) for kind, value in logs.items()},
         cells=cells,
         weight=np.exp(chosen - max(logs["settled"], -1e300)),
         before=before,
         after=before + rise,
+        terms=terms,
     )
 
 

@@ -61,12 +61,14 @@ class Batches(Dataset[list[Batch]]):
         t = torch.randint(draw.timesteps, (draw.batch,), generator=generator)
         dropped = torch.rand(draw.batch, generator=generator) < draw.prompt_drop
         flips = torch.rand(draw.batch, generator=generator) < (0.5 if draw.flip else 0.0)
+        captions = None if self.items.starts is None else torch.rand(draw.batch, generator=generator)
         share = draw.batch // (self.world * self.accumulate)
         parts = []
         for micro in range(self.accumulate):
             first = (micro * self.world + self.rank) * share
             own = slice(first, first + share)
-            taken = self.items.take(numbers[own], dropped[own], flips[own])
+            words = None if captions is None else captions[own]
+            taken = self.items.take(numbers[own], dropped[own], flips[own], words)
             # copies: a view would take the whole batch's noise to every rank and micro-batch
             parts.append({**taken, "posterior": posterior[own].clone(), "noise": noise[own].clone(), "t": t[own]})
         return parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.files import read_json, remove, write_json
+from pipeline.contract.files import read_json, remove, user_cache, write_json
+from trainer.parallel import ALONE, Ranks
 
+SOURCE = "source.json"  # of a folder in the user's cache: the dataset that it belongs to
 CHUNK = 256  # rows between two entries of the list: what a kill or a damage costs
 #: Row numbers (k,) -> (k, *shape) values, cast to float16
 Compute = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -28,12 +30,20 @@ def cache_folder(dataset: Path, fingerprint: str) -> Path:
     own = dataset / ".cache"
     if os.access(own if own.exists() else dataset, os.W_OK):
         return own
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return user / "controlnet-lab" / fingerprint[:16]
+    return user_cache() / fingerprint[:16]
 
 
-def prune(folder: Path, dataset: str) -> None:
-    """Remove what was cached in ``folder`` for another state of the dataset than the one of this fingerprint."""
+def prune(folder: Path, dataset: str, place: Path | None = None) -> None:
+    """Remove what was cached in ``folder`` for another state of the dataset than the one of this fingerprint.
+
+    Beside a folder in the user's cache, those of other states of the dataset at ``place`` go.
+    """
+    if place is not None and folder.parent == user_cache():
+        source = str(place.resolve())
+        for record in user_cache().glob(f"*/{SOURCE}"):
+            if record.parent != folder and read_json(record) == source:
+                remove(record.parent)
+        write_json(folder / SOURCE, source)
     for record in folder.glob("*-*.json"):
         try:
             owner = read_json(record).get("dataset")
@@ -79,13 +89,21 @@ class RowCache:
         """Number of rows that are there, by the list."""
         return sum(len(rows) for rows, _ in self._chunks()[0].values())
 
-    def rows(self, wanted: NDArray[np.int64], compute: Compute) -> NDArray[np.float16]:
-        """All rows, memory-mapped read-only, (total, *shape) float16, those of ``wanted`` computed."""
-        with sole_writer(self.path):
-            self._fill(wanted, compute)
+    def rows(self, wanted: NDArray[np.int64], compute: Compute, ranks: Ranks = ALONE) -> NDArray[np.float16]:
+        """All rows, memory-mapped read-only, (total, *shape) float16, those of ``wanted`` computed.
+
+        ``ranks``: called by all of them at once, each computes its share of the chunks; other runs wait for the first.
+        """
+        with sole_writer(self.path) if ranks.first else nullcontext():
+            if ranks.first:
+                self._prepare()
+            ranks.wait()
+            self._fill(wanted, compute, ranks)
+            ranks.wait()
         return np.memmap(self._file, np.float16, "r", shape=(self.total, *self.shape))
 
-    def _fill(self, wanted: NDArray[np.int64], compute: Compute) -> None:
+    def _prepare(self) -> None:
+        """The file in its size, and a list of chunks that are whole."""
         size = int(np.prod(self.shape))
         chunks, stamp = self._chunks()
         if not self._file.exists() or self._file.stat().st_size != 2 * size * self.total:
@@ -94,26 +112,33 @@ class RowCache:
             chunks = {}
             with self._file.open("wb") as out:
                 out.truncate(2 * size * self.total)  # sparse: disk is taken as rows are written
-        rows = np.memmap(self._file, np.float16, "r+", shape=(self.total, size))
         if stamp != self._stamp():
+            rows = np.memmap(self._file, np.float16, "r", shape=(self.total, size))
             for first, (present, digest) in list(chunks.items()):
                 if _digest(rows[present]) != digest:
                     print(f"{self._file}: rows from {first} are damaged; computing them again", flush=True)
                     del chunks[first]
-        todo = _missing(wanted, {first: present for first, (present, _) in chunks.items()})
-        with tqdm(total=len(todo), desc=self.label, unit="chunk", mininterval=1, disable=not todo) as bar:
-            for first, numbers in todo.items():
+            self._write(chunks)
+
+    def _fill(self, wanted: NDArray[np.int64], compute: Compute, ranks: Ranks) -> None:
+        size = int(np.prod(self.shape))
+        rows = np.memmap(self._file, np.float16, "r+", shape=(self.total, size))
+        todo = _missing(wanted, {first: present for first, (present, _) in self._chunks()[0].items()})
+        own = dict(list(todo.items())[ranks.rank :: ranks.world])
+        ranks.wait()  # all have read the list before one writes
+        label = self.label if ranks.world == 1 else f"{self.label} (rank {ranks.rank})"
+        with tqdm(total=len(own), desc=label, unit="chunk", mininterval=1, disable=not own) as bar:
+            for first, numbers in own.items():
                 values = compute(numbers).astype(np.float16).reshape(len(numbers), size)
                 if not np.isfinite(values).all():
                     raise CnlabError(f"{self.label}: rows {numbers[0]} to {numbers[-1]} hold values float16 cannot")
-                rows[numbers] = values
-                rows.flush()
-                present = np.union1d(chunks[first][0], numbers) if first in chunks else numbers
-                chunks[first] = (present, _digest(rows[present]))
-                self._write(chunks)
+                with FileLock(self.path.with_name(self.path.name + ".list.lock")):
+                    rows[numbers] = values
+                    rows.flush()
+                    chunks = self._chunks()[0]
+                    present = np.union1d(chunks[first][0], numbers) if first in chunks else numbers
+                    self._write({**chunks, first: (present, _digest(rows[present]))})
                 bar.update()
-        if chunks and not todo and stamp != self._stamp():
-            self._write(chunks)
 
     def _stamp(self) -> list[int]:
         stat = self._file.stat()

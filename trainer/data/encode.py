@@ -17,11 +17,11 @@ from pipeline.contract.identity import fingerprint
 from pipeline.contract.pictures import decode_image
 from trainer.data.cache import RowCache, cache_folder
 from trainer.nets.models import Prior
+from trainer.parallel import ALONE, Ranks
 
 #: Images that pass the autoencoder together, in fp32 (SDXL's overflows in fp16). Every pass has this many, the last
 #: filled up, so that cached bits depend neither on a run's options nor on which rows it asks for; 512 px cost 2.5 GiB.
 ENCODE_BATCH = 4
-TEXT_BATCH = 32  # captions that are encoded together
 PRECISION = "fp32"  # of the encoders; with ENCODE_BATCH part of the cache's identity
 
 
@@ -93,6 +93,7 @@ def latent_moments(
     model: str,
     mirrored: bool = False,
     device: torch.device | None = None,
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float16]:
     """Posterior mean and standard deviation of the images, (total, 2C, h, w) float16, unscaled, memory-mapped.
 
@@ -106,33 +107,7 @@ def latent_moments(
         with on_device(prior.vae, device or prior.vae.device):
             return encode_images(prior, images[:, :, ::-1] if mirrored else images)
 
-    return latent_cache(triplets, split, prior, model, mirrored).rows(rows, compute)
-
-
-def text_states(
-    triplets: Triplets,
-    split: str,
-    rows: NDArray[np.int64],
-    prior: Prior,
-    model: str,
-    device: torch.device | None = None,
-) -> NDArray[np.float16]:
-    """`Prior.encode_text` of the captions, (total, width) float16, memory-mapped; 116 KiB a caption for SD 1.5."""
-    label = fingerprint({"dataset": triplets.fingerprint, "model": model, "split": split, "precision": PRECISION})[:16]
-    place = cache_folder(triplets.folder, triplets.fingerprint) / f"text-{label}"
-    total = triplets.header["counts"][split]
-    cache = RowCache(place, (prior.text_width,), total, f"captions {split}", triplets.fingerprint)
-
-    def compute(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        texts = rows_of(triplets, split, "text", numbers)
-        place = device or prior.text_encoders[0].device
-        parts = [prior.tokenize(texts[i : i + TEXT_BATCH]) for i in range(0, len(texts), TEXT_BATCH)]
-        with contextlib.ExitStack() as stack:
-            for encoder in prior.text_encoders:
-                stack.enter_context(on_device(encoder, place))
-            return np.concatenate([prior.encode_text(ids.to(place)).float().cpu().numpy() for ids in parts])
-
-    return cache.rows(rows, compute)
+    return latent_cache(triplets, split, prior, model, mirrored).rows(rows, compute, ranks)
 
 
 def rows_of(triplets: Triplets, split: str, column: str, numbers: NDArray[np.int64]) -> list[Any]:

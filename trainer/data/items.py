@@ -14,9 +14,12 @@ from torch import Tensor
 from pipeline.conditions import REGISTRY
 from pipeline.conditions.base import FLIP_UNSAFE
 from pipeline.contract.dataset import Triplets
-from trainer.data.encode import latent_moments, rows_of, subset_order, text_states
+from trainer.data.captions import FIRST, RANDOM, captions_of
+from trainer.data.encode import latent_moments, subset_order
 from trainer.data.maps import Maps, map_store
+from trainer.data.text import text_states
 from trainer.nets.models import Prior
+from trainer.parallel import ALONE, Ranks
 
 SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)  # captions with these words are not mirrored
 Batch = dict[str, Tensor]
@@ -45,16 +48,23 @@ class Items:
     rows: NDArray[np.int64]  # (N,) row numbers in the caches of the split
     moments: NDArray[np.float16]  # (total, 2C, h, w)
     maps: Maps  # N encoded pictures
-    ids: Tensor  # (N, T, L) int64 token ids, T the number of text encoders
+    ids: Tensor  # (N or more, T, L) int64 token ids, T the number of text encoders
     empty: Tensor  # (T, L) ids of ""
     mirrored: Mirrored | None = None
     states: TextStates | None = None
     cut: int = 0  # captions that are longer than the text encoder reads
+    starts: NDArray[np.int64] | None = None  # (N + 1,) where each sample's ids begin, if some have several captions
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, numbers: list[int], dropped: Tensor | None = None, flips: Tensor | None = None) -> Batch:
+    def take(
+        self,
+        numbers: list[int],
+        dropped: Tensor | None = None,
+        flips: Tensor | None = None,
+        captions: Tensor | None = None,
+    ) -> Batch:
         """Samples as they travel to the device.
 
         Parameters
@@ -65,6 +75,8 @@ class Items:
             (B,) bool: samples whose caption becomes "".
         flips
             (B,) bool: samples to be mirrored.
+        captions
+            (B,) in [0, 1): which of its captions each sample is seen with; left out: the first.
 
         Returns
         -------
@@ -87,7 +99,11 @@ class Items:
             "hint": torch.stack([hint.expand(channels, -1, -1) for hint in hints]),
         }
         if self.states is None:
-            return {**batch, "ids": torch.where(drop[:, None, None], self.empty, self.ids[numbers])}
+            chosen = np.asarray(numbers)
+            if self.starts is not None:
+                first, count = self.starts[chosen], np.diff(self.starts)[chosen]
+                chosen = first + (0 if captions is None else (captions.numpy() * count).astype(np.int64))
+            return {**batch, "ids": torch.where(drop[:, None, None], self.empty, self.ids[chosen])}
         text = torch.from_numpy(self.states.rows[rows].astype(np.float32))
         return {**batch, "text": torch.where(drop[:, None], self.states.empty, text)}
 
@@ -107,29 +123,34 @@ def load_items(  # noqa: PLR0913
     flip: bool = False,
     text_cache: bool = False,
     order_seed: int = 0,
+    captions: str = FIRST,
     device: torch.device | None = None,
+    ranks: Ranks = ALONE,
 ) -> Items:
     """The first ``count`` samples of a split in the order of ``order_seed``, ready to train on.
 
-    ``device``: where the encoders work, if not where they are. Raises CnlabError when there are fewer samples.
+    ``captions``: see `captions_of`. ``device``: where the encoders work, if not where they are. Raises CnlabError when
+    there are fewer samples. ``ranks``: called by all of them at once, they share the encoding.
     """
     rows = subset_order(triplets, split, order_seed, count)
     ascending = np.argsort(rows, kind="stable")
-    texts: list[str] = [""] * len(rows)
-    for i, text in zip(ascending, rows_of(triplets, split, "text", rows[ascending]), strict=True):
-        texts[i] = text
-    further: dict[str, Any] = {}
+    texts: list[tuple[str, ...]] = [()] * len(rows)
+    for i, own in zip(ascending, captions_of(triplets, split, rows[ascending], captions, anywhere=True), strict=True):
+        texts[i] = own
+    every = [text for own in texts for text in own]
+    further: dict[str, Any] = {"cut": captions_cut(prior, every)}
+    if captions == RANDOM:
+        further["starts"] = np.cumsum([0, *map(len, texts)])
     if flip:
-        moments = latent_moments(triplets, split, rows, prior, model, mirrored=True, device=device)
-        further["mirrored"] = Mirrored(moments, np.array([SIDES.search(text) is None for text in texts]))
+        moments = latent_moments(triplets, split, rows, prior, model, mirrored=True, device=device, ranks=ranks)
+        further["mirrored"] = Mirrored(moments, np.array([SIDES.search(" ".join(own)) is None for own in texts]))
     empty = prior.tokenize([""])
     if text_cache:
-        states = text_states(triplets, split, rows, prior, model, device)
+        states = text_states(triplets, split, rows, prior, model, captions, device, ranks)
         place = prior.text_encoders[0].device
         further["states"] = TextStates(states, prior.encode_text(empty.to(place))[0].half().float().cpu())
-    moments = latent_moments(triplets, split, rows, prior, model, device=device)
-    further["cut"] = captions_cut(prior, texts)
-    return Items(rows, moments, map_store(triplets, split, rows), prior.tokenize(texts), empty[0], **further)
+    moments = latent_moments(triplets, split, rows, prior, model, device=device, ranks=ranks)
+    return Items(rows, moments, map_store(triplets, split, rows), prior.tokenize(every), empty[0], **further)
 
 
 def captions_cut(prior: Prior, texts: list[str]) -> int:

@@ -50,6 +50,7 @@ OPTIONS = {
     "variant": "variant",
     "seed": "seed",
 }
+BASE = {"revision": "base model's revision", "vae": "autoencoder", "weights_variant": "variant of its weights"}
 COLUMNS = [
     "run",
     "dataset",
@@ -203,10 +204,11 @@ def _usage(model: Mapping[str, Any]) -> str:
 def _training(facts: Facts) -> str:
     if not facts.config:
         return "How it was trained is not recorded."
-    data = facts.config.get("dataset", {})
+    data, model = facts.config.get("dataset", {}), facts.config.get("model")
+    base = model if isinstance(model, dict) else {}
     values = {
         "base model": facts.base_model,
-        "base model's revision": facts.config.get("model", {}).get("revision"),
+        **{label: base.get(key) for key, label in BASE.items()},
         "dataset": facts.dataset,
         "dataset fingerprint": facts.summary.get("dataset_fingerprint") or data.get("fingerprint"),
         "condition": facts.summary.get("condition"),

@@ -63,11 +63,11 @@ def _encoder(name: str) -> dict[str, Tensor]:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from trainer.nets.models import resolve_model
+    from trainer.nets.base import model_folder
 
     try:
         unet = UNet2DConditionModel.from_pretrained(
-            resolve_model(name), subfolder="unet", torch_dtype=torch.float32, use_safetensors=True
+            model_folder(name), subfolder="unet", torch_dtype=torch.float32, use_safetensors=True
         )
     except (OSError, ValueError) as error:
         first = first_line(error)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from pipeline.contract.errors import CnlabError, first_line
-from trainer.nets.models import resolve_model
+from trainer.nets.base import PLAIN, BaseOptions, model_folder
+from trainer.nets.control import decoder_parameters
 
 #: Fields that decide the shapes or the meaning of what passes between the two networks.
 SHARED = (
@@ -19,10 +22,11 @@ SHARED = (
 )  # fmt: skip
 
 
-def check_init(init: str, model: str) -> None:
+def check_init(init: str, model: str, options: BaseOptions = PLAIN, unlocked: bool = True) -> None:
     """Raise CnlabError, naming the first field that differs, unless the ControlNet ``init`` fits ``model``'s UNet.
 
-    What a configuration leaves out has its class's default; a number stands for a list of equal ones.
+    What a configuration leaves out has its class's default; a number stands for a list of equal ones. A net that was
+    trained together with the prior's decoder is lost without it, so it needs ``unlocked``.
     """
     try:
         control = ControlNetModel.load_config(init)
@@ -31,19 +35,42 @@ def check_init(init: str, model: str) -> None:
             f"{init} is neither a ControlNet folder nor reachable on the hub: {first_line(error)}"
         ) from error
     try:
-        unet = UNet2DConditionModel.load_config(resolve_model(model), subfolder="unet")
+        unet = UNet2DConditionModel.load_config(model_folder(model, options, configs_only=True), subfolder="unet")
     except (OSError, ValueError) as error:
         raise CnlabError(f"model {model!r} is neither a diffusers folder nor reachable: {first_line(error)}") from error
-    light = control.get("_class_name") == "ControlNetLite"
-    for name in SHARED[:3] if light else SHARED:
-        theirs, own = (
-            _value(config, name, kind) for config, kind in ((control, ControlNetModel), (unet, UNet2DConditionModel))
+    trained = Path(init) / "unet"
+    if trained.is_dir() and not unlocked:
+        raise CnlabError(
+            f"--init {init} was trained together with the prior's decoder, which lies in its unet/; add "
+            "--unlock-decoder, which goes on from that decoder"
         )
+    if trained.is_dir():
+        theirs = UNet2DConditionModel.load_config(trained)
+        _compare(init, model, (theirs, UNet2DConditionModel), (unet, UNet2DConditionModel), SHARED)
+    light = control.get("_class_name") == "ControlNetLite"
+    fields = SHARED[:3] if light else SHARED
+    _compare(init, model, (control, ControlNetModel), (unet, UNet2DConditionModel), fields)
+
+
+def _compare(init: str, model: str, one: tuple[Any, Any], other: tuple[Any, Any], names: tuple[str, ...]) -> None:
+    """Configurations with their classes."""
+    for name in names:
+        theirs, own = _value(one[0], name, one[1]), _value(other[0], name, other[1])
         if theirs != own:
             raise CnlabError(
                 f"--init {init} does not fit the model {model!r}: {name} is {theirs} in the ControlNet, {own} in the "
                 "UNet; start from a ControlNet of this model's kind, or take the --model that it was trained on"
             )
+
+
+def load_decoder(unet: UNet2DConditionModel, init: str) -> None:
+    """Put the decoder that was trained together with the net ``init``, if one was, in place of the prior's."""
+    place = Path(init) / "unet"
+    if init and place.is_dir():
+        trained = UNet2DConditionModel.from_pretrained(place, torch_dtype=torch.float32, use_safetensors=True)
+        with torch.no_grad():
+            for own, theirs in zip(decoder_parameters(unet), decoder_parameters(trained), strict=True):
+                own.copy_(theirs)
 
 
 def _value(config: dict[str, Any], name: str, kind: Any) -> Any:

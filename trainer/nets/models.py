@@ -22,26 +22,13 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pipeline.contract.errors import CnlabError, first_line
-from pipeline.contract.hub import require_hub
-from pipeline.contract.models import weights_identity
+from trainer.nets.base import PLAIN, WEIGHTS, BaseOptions, model_folder
 from trainer.nets.control import load_control
-
-WEIGHTS = Path(__file__).parents[1] / "prior" / "weights"  # what ships with the package
-
-
-def resolve_model(name: str) -> str:
-    """``tabletop`` -> the shipped folder; a local folder or a hub name as it is."""
-    return str(WEIGHTS / "tabletop-sd") if name == "tabletop" else name
 
 
 def resolve_clip(name: str) -> str:
     """``tabletop`` -> the shipped judge, no part of the prior; a local folder or a hub name as it is."""
     return str(WEIGHTS / "tabletop-judge") if name == "tabletop" else name
-
-
-def model_identity(name: str) -> str:
-    """`pipeline.contract.models.weights_identity` of a model by name, the shipped one included."""
-    return weights_identity(resolve_model(name))
 
 
 @dataclass
@@ -132,12 +119,11 @@ class Prior:
         return pipe
 
 
-def load_prior(name: str, device: torch.device) -> Prior:
-    """Load every part by its diffusers subfolder in float32; raises CnlabError when the model cannot be had."""
-    where = resolve_model(name)
+def load_prior(name: str, device: torch.device, options: BaseOptions = PLAIN) -> Prior:
+    """Load every part of `model_folder` in float32; raises CnlabError when the model cannot be had."""
+    where = model_folder(name, options)
     if name == "tabletop" and not Path(where).is_dir():
         raise CnlabError(f"{where} is missing: the package was installed without its weights; run make prior")
-    require_hub(where, "model", "give a local diffusers folder with --model")
     full = {"torch_dtype": torch.float32, "use_safetensors": True}
     try:
         xl = "text_encoder_2" in DiffusionPipeline.load_config(where)
@@ -164,7 +150,7 @@ def load_prior(name: str, device: torch.device) -> Prior:
 
 
 def load_pipeline(model: str, checkpoint: Path | None, dtype: torch.dtype) -> Any:
-    """The public pipeline of ``model``, with the ControlNet of a checkpoint's folder or, for None, without.
+    """The public pipeline of a `model_folder`, with the ControlNet of a checkpoint's folder or, for None, without.
 
     Any variant; a checkpoint that trained the prior's decoder brings its own ``unet/``. Raises CnlabError.
     """

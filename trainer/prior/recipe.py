@@ -16,7 +16,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from pipeline.contract.files import read_json, write_json
 from pipeline.tabletop import render, sample_scene
 from trainer.data.cache import RowCache
-from trainer.nets.models import model_identity
+from trainer.nets.base import model_identity
 from trainer.parallel import Ranks
 from trainer.prior import clip, judge, unet, vae
 from trainer.prior.assemble import save_clip, save_sd

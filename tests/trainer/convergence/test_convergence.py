@@ -191,6 +191,51 @@ def test_a_fall_is_not_convergence() -> None:
     assert "falls" in found.reason
 
 
+def test_fidelity_that_falls_has_not_converged() -> None:
+    noise, errors = np.random.default_rng(20).normal(size=30), np.ones(30)
+    up, down = 20.0 * (STEPS > 850), 20.0 * (STEPS > 2050)
+    for given in (errors, None):
+        found = detect(STEPS, up - down + noise, given)
+        assert not found.converged
+        assert "rose at step 85" in found.reason
+        assert "fell at 205" in found.reason
+    # high from the first point on: by the errors it had risen, and it has not stayed
+    falling = 20 - 12 * (STEPS > 1550) + noise
+    assert detect(STEPS, 20 + noise, errors).converged
+    found = detect(STEPS, falling, errors)
+    assert not found.converged
+    assert "falls, from 20" in found.reason
+    # a lesser fall has not levelled off
+    found = detect(STEPS, up - 0.25 * down + noise, errors)
+    assert "to 19.7, and fell at 205" in found.reason
+    assert not found.converged
+    assert detect(STEPS, up + noise, errors).converged
+
+
+@pytest.mark.parametrize(("parts", "step"), [((12, 8), 850), ((8, 12), 2050)])
+def test_two_rises_are_both_named_and_the_greater_dates_the_convergence(parts: tuple[int, int], step: int) -> None:
+    noise = np.random.default_rng(21).normal(size=30)
+    values = parts[0] * (STEPS > 850) + parts[1] * (STEPS > 2050) + noise
+    for errors in (np.ones(30), None):
+        found = detect(STEPS, values, errors)
+        assert found.converged
+        assert "two rises, at steps 85" in found.reason
+        assert found.step is not None
+        assert abs(found.step - step) <= 50
+        assert found.interval is not None
+        assert found.interval[0] <= step <= found.interval[1] <= found.interval[0] + 100
+        assert found.before == pytest.approx(0, abs=1)
+        assert found.after == pytest.approx(20, abs=1)
+
+
+def test_one_rise_is_never_two() -> None:
+    rng = np.random.default_rng(22)
+    for width in (1, 300, 600):
+        for _ in range(20):
+            values = 10 / (1 + np.exp(-4.4 * (STEPS - 1500) / width)) + rng.normal(size=30)
+            assert "two rises" not in detect(STEPS, values, np.ones(30)).reason
+
+
 def test_a_rise_within_the_errors_or_below_the_least_that_counts_is_refused() -> None:
     values = np.where(STEPS > 1500, 0.1, 0.0) + 0.001 * np.random.default_rng(9).normal(size=30)
     assert detect(STEPS, values, np.full(30, 0.02)).converged

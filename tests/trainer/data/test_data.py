@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from trainer.data.items import Items, captions_cut, flip_safe, load_items
 from trainer.data.maps import hints_of, map_store, stored_hint, to_hint
 from trainer.nets.diffusion import min_snr_weights
 from trainer.nets.models import Prior, load_prior
+from trainer.parallel import Ranks
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,37 @@ def test_a_dataset_that_cannot_be_written_is_cached_at_home(tmp_path: Path, monk
     assert cache_folder(tmp_path, "abc") == tmp_path / ".cache"
     monkeypatch.setattr(module.os, "access", lambda *_: False)
     assert cache_folder(tmp_path, "abc") == tmp_path / "home" / "controlnet-lab" / "abc"
+
+
+def test_at_home_other_states_of_the_same_dataset_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    homes = {name: tmp_path / "controlnet-lab" / name for name in ("before", "now", "another")}
+    for name, place in (("another", tmp_path / "b"), ("before", tmp_path / "a"), ("now", tmp_path / "a")):
+        RowCache(homes[name] / "latents-x", (2,), 9, "rows", name).rows(np.arange(9), Maker())
+        prune(homes[name], name, place)
+    assert {name for name, home in homes.items() if (home / "latents-x.f16").is_file()} == {"now", "another"}
+
+
+def test_ranks_share_the_encoding(cache: RowCache) -> None:
+    @dataclass(frozen=True)
+    class Thread(Ranks):
+        barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
+
+        def wait(self) -> None:
+            self.barrier.wait(30)
+
+    barrier, makers = threading.Barrier(2), [Maker(), Maker()]
+    cache.rows(np.arange(CHUNK), Maker())  # an earlier run's
+    with ThreadPoolExecutor(2) as pool:
+        shares = [pool.submit(cache.rows, ALL, makers[i], Thread(i, 2, barrier)) for i in range(2)]
+        tables = [share.result(60) for share in shares]
+    assert [maker.asked for maker in makers] == [[WHOLE[1], WHOLE[3]], [WHOLE[2]]]
+    for table in tables:
+        assert np.array_equal(table, ALL[:, None].astype(np.float16) + np.array([0.0, 0.5], np.float16))
+    again = Maker()
+    cache.rows(ALL, again)
+    assert again.asked == []
+    assert cache.ready == TOTAL
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "list"])

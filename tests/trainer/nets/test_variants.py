@@ -126,6 +126,17 @@ def test_an_unlocked_decoder_is_trained_saved_and_drawn_with(model_folder: Path,
     painter = Painter(str(model_folder), [checkpoint], make_recipe("tabletop", {"steps": 1}), "cpu")
     assert torch.equal(painter.pipe.unet.conv_out.weight, there.conv_out.weight)
 
+    # another run starts from both: the trained decoder and the trained outputs
+    onward = replace(config, name="onward", init=str(checkpoint), steps=1, lr=1e-20)
+    with pytest.raises(CnlabError, match="add --unlock-decoder"):
+        run_training(replace(onward, unlock_decoder=False))
+    place = run_training(onward)
+    place /= read_json(place / "summary.json")["checkpoint"]
+    assert torch.equal(UNet2DConditionModel.from_pretrained(place / "unet").conv_out.weight, there.conv_out.weight)
+    one, two = load_control(place), load_control(checkpoint)
+    assert two.controlnet_mid_block.weight.any()
+    assert torch.equal(one.controlnet_mid_block.weight, two.controlnet_mid_block.weight)
+
 
 def test_sdxl_trains_validates_and_draws(xl_folder: Path, dataset: Path, tmp_path: Path) -> None:
     config = TrainConfig(
