@@ -27,9 +27,10 @@ def captions_of(
     if which == FIRST:
         return [(text,) for text in texts]
     shard = next(s["file"] for s in triplets.header["shards"] if s["split"] == split)
-    if "captions" not in pq.read_schema(triplets.folder / shard).names:
-        raise CnlabError(f"--captions {which}: {triplets.folder} has no column captions; leave it out or build it anew")
-    sources = [json.loads(row or "{}") for row in rows_of(triplets, split, "captions", numbers)]
+    column = "captions" in pq.read_schema(triplets.folder / shard).names
+    sources = [json.loads(row or "{}") for row in (rows_of(triplets, split, "captions", numbers) if column else [])]
+    if not column or (anywhere and not any(sources)):
+        raise CnlabError(f"--captions {which}: {triplets.folder} holds no captions by source (column captions)")
     if which == RANDOM:
         several = [tuple(dict.fromkeys(c for c in row.values() if c)) for row in sources]
         return [own or (text,) for own, text in zip(several, texts, strict=True)]

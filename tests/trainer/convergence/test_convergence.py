@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy import integrate, stats
+from scipy.special import expit
 
 from pipeline.contract.errors import CnlabError
 from trainer.convergence.curves import draw
@@ -232,7 +233,7 @@ def test_one_rise_is_never_two() -> None:
     rng = np.random.default_rng(22)
     for width in (1, 300, 600):
         for _ in range(20):
-            values = 10 / (1 + np.exp(-4.4 * (STEPS - 1500) / width)) + rng.normal(size=30)
+            values = 10 * expit(4.4 * (STEPS - 1500) / width) + rng.normal(size=30)
             assert "two rises" not in detect(STEPS, values, np.ones(30)).reason
 
 

@@ -91,7 +91,7 @@ def test_random_captions_are_drawn_anew_at_every_visit_and_change_nothing_else(t
 def test_what_cannot_be_had_says_so(told: Path, dataset: Path, prior: Prior) -> None:
     with pytest.raises(CnlabError, match=r"--captions git: no sample has a caption.*of: blip, given"):
         load_items(Triplets(told), "train", None, prior, "m", captions="git")
-    with pytest.raises(CnlabError, match="has no column captions"):
+    with pytest.raises(CnlabError, match="holds no captions by source"):
         load_items(Triplets(dataset), "train", None, prior, "m", captions="random")
     config = TrainConfig(dataset=told, device="cpu", data=DataOptions(captions="random"))
     with pytest.raises(CnlabError, match="text_cache holds one caption"):
