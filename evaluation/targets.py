@@ -85,7 +85,9 @@ def resolve(config: EvalConfig) -> Target:
     if config.subject == "prior":
         if not model:
             raise CnlabError("--subject prior needs --model: tabletop, a diffusers folder or a hub name")
-        subject = Subject("prior", f"model:{config.name or plain_name(model if config.model == 'tabletop' else config.model)}")
+        subject = Subject(
+            "prior", f"model:{config.name or plain_name(model if config.model == 'tabletop' else config.model)}"
+        )
         return Target((subject,), dataset, conditions, model, label)
     folder = Path(config.subject.removeprefix("folder:"))
     if not folder.is_dir():
