@@ -125,6 +125,11 @@ KOHYA_SUBSET = {
 }  # fmt: skip
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
 def test_kohya_config_names_the_documented_fields_and_no_others(scenes: Path, tmp_path: Path) -> None:
     out = export(ExportConfig(scenes, "kohya", tmp_path / "out"))
     config = tomllib.loads((out / "dataset.toml").read_text())
@@ -138,7 +143,7 @@ def test_kohya_config_names_the_documented_fields_and_no_others(scenes: Path, tm
     assert dataset["resolution"] == 64
     images = sorted(Path(subset["image_dir"]).glob("*.png"))
     assert [p.stem for p in images] == [p.stem for p in sorted(Path(subset["conditioning_data_dir"]).iterdir())]
-    assert len(images) == TRAIN and all(Image.open(p).size == (64, 64) for p in images)
+    assert len(images) == TRAIN and all(size_of(p) == (64, 64) for p in images)
 
 
 #: Fields of its documentation/DATALOADER.md that a local backend may have, by dataset_type.
@@ -168,7 +173,7 @@ def test_simpletuner_config_pairs_two_backends_and_has_text_embeds(scenes: Path,
         pictures = sorted(folder.glob("*.png"))
         assert len(pictures) == TRAIN
         assert backend["resolution_type"] == "pixel"  # of the shorter edge
-        assert backend["minimum_image_size"] <= min(Image.open(pictures[0]).size) == backend["resolution"]
+        assert backend["minimum_image_size"] <= min(size_of(pictures[0])) == backend["resolution"]
     texts = [p.with_suffix(".txt") for p in sorted(Path(backends["image"]["instance_data_dir"]).glob("*.png"))]
     assert backends["image"]["caption_strategy"] == "textfile"  # beside the picture, one caption a line
     assert all(len(p.read_text().splitlines()) == 1 for p in texts)

@@ -147,11 +147,12 @@ def test_nothing_left_is_said_and_not_a_number() -> None:
 def test_metric_against_votes(tmp_path: Path) -> None:
     seen = votes(*(vote(f"r{r}", f"i{n}", "left") for r in range(3) for n in range(4)))
     scores = [
-        {"run": run, "key": f"i{n}", "gen_seed": 0, "metric": metric, "value": value if n else 1.0}
+        {"run": run, "eval_fingerprint": "e", "condition": "canny", "model": "m", "recipe": "r", "step": 1,
+         "pictures": run, "key": f"i{n}", "gen_seed": 0, "metric": metric, "value": value if n else 1.0}
         for run, value in (("x", 0.9), ("y", 0.2))
         for n in range(4)
         for metric in ("canny_f1_2px", "depth_rmse")
-    ]
+    ]  # fmt: skip
     (tmp_path / "scores.parquet").mkdir()
     pd.DataFrame(scores).to_parquet(tmp_path / "scores.parquet" / "a.parquet")
     found = {entry["subject"]: (entry["value"], entry["n"]) for entry in agreement(seen, tmp_path)}
