@@ -106,6 +106,14 @@ def detect(
             return twice
     if not settled:
         return _not(level, len(x), fitted.kinds["settled"], _why_not(fitted))
+    return _one_rise(x, e, fitted, (before, after), least, level)
+
+
+def _one_rise(
+    x: np.ndarray, e: np.ndarray | None, fitted: Posterior, levels: tuple[float, float], least: float, level: float
+) -> Convergence:
+    """What a settled rise between two levels says: its step and its width, or that it lies within the noise."""
+    before, after = levels
     low, middle, high = midpoint_quantiles(fitted, [(1 - level) / 2, 0.5, (1 + level) / 2])
     needed = max(least, _needed(x, e, middle, level))
     if after - before <= needed:
