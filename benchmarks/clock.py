@@ -36,13 +36,13 @@ class Clock:
     def __enter__(self) -> Clock:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
-        self._hook = register_optimizer_step_post_hook(self._mark)
+        self._hook = register_optimizer_step_post_hook(self._record)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._hook.remove()
 
-    def _mark(self, *_: object) -> None:
+    def _record(self, *_: object) -> None:
         if not self.cuda:
             self.marks.append(time.perf_counter())
             return

@@ -41,13 +41,13 @@ def theirs(
 ) -> Reading:
     """The public script; ``options`` are further options of its command line, None for a switch."""
     _empty(scratch)
-    given = {
+    options = {
         "pretrained_model_name_or_path": model, "controlnet_model_name_or_path": init, "train_data_dir": data,
         "cache_dir": scratch / "cache", "output_dir": scratch / "out", "image_column": "image",
         "conditioning_image_column": "conditioning_image", "caption_column": "text", "seed": 0,
         "checkpointing_steps": NEVER, **options,
     }  # fmt: skip
-    words = [str(word) for name, value in given.items() for word in (f"--{name}", value) if word is not None]
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value) if word is not None]
     return run([str(script), *words], scratch / "clock.json", environment)
 
 
@@ -55,11 +55,11 @@ def ours(init: Path, data: Path, scratch: Path, options: dict[str, Any], environ
     """``cnlab-train run`` with the tabletop prior, its latents encoded anew."""
     _empty(scratch)
     shutil.rmtree(data / ".cache", ignore_errors=True)
-    given = {
+    options = {
         "dataset": data, "init": init, "out": scratch, "name": "run", "device": "cpu", "validate-every": NEVER,
         "save-every": NEVER, **options,
     }  # fmt: skip
-    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     watch = ["--watch.loss-samples", "1", "--watch.fidelity-samples", "0"]
     return run(["-m", "trainer.cli", "run", *words, *watch], scratch / "clock.json", environment)
 

@@ -126,8 +126,8 @@ class Found(NamedTuple):
 
 def ours(kind: Kind, steps: np.ndarray, values: np.ndarray) -> Found:
     """trainer.convergence.detect."""
-    found = detect(steps, values, np.ones_like(values) if kind.errors else None)
-    return Found(found.converged, float(found.step or math.nan), found.interval, bool(found.sudden))
+    verdict = detect(steps, values, np.ones_like(values) if kind.errors else None)
+    return Found(verdict.converged, float(verdict.step or math.nan), verdict.interval, bool(verdict.sudden))
 
 
 def mean_shift(kind: Kind, steps: np.ndarray, values: np.ndarray) -> Found:
@@ -171,18 +171,18 @@ def change_row(kind: Kind, repeats: int) -> str:
     curves = [simulate(kind, rng) for _ in range(repeats)]
     cells = [kind.name]
     for name, method in METHODS.items():
-        found = [(method(kind, s, v), m) for s, v, m in curves]
-        found = [(f, m) for f, m in found if f.yes]
-        wrong = np.array([(f.step - m) / SPACING for f, m in found])
-        cells.append(f"{100 * (1 - len(found) / repeats):.1f}")
-        few = len(found) < 10
+        detected = [(method(kind, s, v), m) for s, v, m in curves]
+        detected = [(f, m) for f, m in detected if f.yes]
+        wrong = np.array([(f.step - m) / SPACING for f, m in detected])
+        cells.append(f"{100 * (1 - len(detected) / repeats):.1f}")
+        few = len(detected) < 10
         cells.append("-" if few else f"{wrong.mean():+.2f}")
         cells.append("-" if few else f"{math.sqrt((wrong**2).mean()):.2f}")
         if name != "increment":
-            inside = sum(f.interval[0] <= m <= f.interval[1] for f, m in found if f.interval)
-            cells.append("-" if few else share(inside, len(found)))
+            inside = sum(f.interval[0] <= m <= f.interval[1] for f, m in detected if f.interval)
+            cells.append("-" if few else share(inside, len(detected)))
         if name == "ours":
-            cells.append("-" if few else f"{100 * sum(f.sudden for f, _ in found) / len(found):.0f}")
+            cells.append("-" if few else f"{100 * sum(f.sudden for f, _ in detected) / len(detected):.0f}")
     return "| " + " | ".join(cells) + " |"
 
 
@@ -211,16 +211,16 @@ def online_row(kind: Kind, repeats: int) -> str:
     delays = []
     for _ in range(repeats):
         steps, values, middle = simulate(kind, rng)
-        said = [detect(steps[:n], values[:n], np.ones(n)).converged for n in range(1, kind.points + 1)]
+        converged = [detect(steps[:n], values[:n], np.ones(n)).converged for n in range(1, kind.points + 1)]
         other += any(mean_shift(kind, steps[:n], values[:n]).yes for n in range(4, int(middle // SPACING) + 1))
         done = middle + 0.5 * kind.width * steps[-1]
-        if not any(said):
+        if not any(converged):
             missed += 1
             continue
-        first = int(np.argmax(said))
+        first = int(np.argmax(converged))
         early += bool(steps[first] < middle)
         cut += bool(middle <= steps[first] < done)
-        back += not all(said[first:])
+        back += not all(converged[first:])
         delays.append(int(np.sum((steps > done) & (steps <= steps[first]))))
     low, half, high = np.quantile(delays, [0.1, 0.5, 0.9])
     row = [kind.name, share(early, repeats), share(cut, repeats), share(missed, repeats), share(back, repeats)]

@@ -202,10 +202,10 @@ class Bench:
         assert self.script is not None
         fixed = {"resolution": self.scope.shape.size, "max_train_steps": self.scope.steps, **options}
         while True:
-            given = {**fixed, "train_batch_size": batch}
+            options = {**fixed, "train_batch_size": batch}
             try:
                 reading = theirs(
-                    self.script, str(self.model), init, data, self.root / "theirs", given, self.environment
+                    self.script, str(self.model), init, data, self.root / "theirs", options, self.environment
                 )
                 return {**reading, "batch": batch}
             except RuntimeError as error:
@@ -236,15 +236,15 @@ class Bench:
             return f"not measured: the {self.minutes:g} minutes are over"
         return "out of memory" if any("oom" in reading for reading in readings) else ""
 
-    def told(self, reading: Reading, case: Case) -> str:
+    def described(self, reading: Reading, case: Case) -> str:
         """Images a second, share of the peak, and memory."""
         if excuse := self.excuse(reading):
             return excuse
         rates = speeds(reading, case.batch)
         peak = known_peak(self.name, case.precision)
         share = statistics.median(rates) * self.operations[case.method] / peak
-        said = f"{spread(rates)} images/s, {share:.1%} of the peak" if share == share else f"{spread(rates)} images/s"
-        return f"{said}{memory(reading)}"
+        text = f"{spread(rates)} images/s, {share:.1%} of the peak" if share == share else f"{spread(rates)} images/s"
+        return f"{text}{memory(reading)}"
 
 
 def speeds(reading: Reading, batch: int) -> list[float]:

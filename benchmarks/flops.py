@@ -62,8 +62,8 @@ def denoising(
 def known_peak(device: str, precision: str) -> float:
     """Operations a second by the maker's data sheet; nan for devices that are not in the table."""
     column = {"bf16": 1, "fp16": 1, "tf32": 2, "fp32": 3}[precision]
-    found = [row for row in PEAKS if all(word in device for word in row[0].split())]
-    return float(found[0][column]) if found else float("nan")
+    matching = [row for row in PEAKS if all(word in device for word in row[0].split())]
+    return float(matching[0][column]) if matching else float("nan")
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32, side: int = 2048, repeats: int = 8) -> float:

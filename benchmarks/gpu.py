@@ -57,7 +57,7 @@ def batches(bench: Bench) -> None:
     """Images/s, MFU and memory over batch sizes."""
     for batch in bench.scope.batches:
         case = Case(batch)
-        bench.row(f"SD 1.5 at 512 px: {case}", bench.told(bench.ours(case), case))
+        bench.row(f"SD 1.5 at 512 px: {case}", bench.described(bench.ours(case), case))
     peak = matmul_peak(bench.device, torch.bfloat16, 256 if bench.dry else 8192)
     operations = bench.operations["ControlNet"]
     bench.row("GFLOP an image of a ControlNet step; bf16 matmul, TFLOP/s", f"{operations / 1e9:.4g}; {peak / 1e12:.3g}")
@@ -67,7 +67,7 @@ def engines(bench: Bench) -> None:
     """The same for each way of computing."""
     for engine in ENGINES:
         case = Case(bench.scope.middle, engine=engine)
-        bench.row(f"SD 1.5 at 512 px: {case}", bench.told(bench.ours(case), case))
+        bench.row(f"SD 1.5 at 512 px: {case}", bench.described(bench.ours(case), case))
 
 
 def table(bench: Bench) -> None:
@@ -76,14 +76,16 @@ def table(bench: Bench) -> None:
     ways: tuple[tuple[Engine, ...], ...] = (("channels_last",), ("channels_last", "checkpointing"))
     for precision in precisions:
         for engine in ways:
-            found: dict[Method, Reading] = {}
+            readings: dict[Method, Reading] = {}
             for method in METHODS:
                 case = Case(bench.scope.paper, method, precision, engine)
-                found[method] = bench.ours(case)
-                bench.row(f"SD 1.5 at 512 px: {case}", step_time(found[method]) + bench.told(found[method], case))
+                readings[method] = bench.ours(case)
+                bench.row(
+                    f"SD 1.5 at 512 px: {case}", step_time(readings[method]) + bench.described(readings[method], case)
+                )
             for other in METHODS[:2]:
                 bench.row(f"ControlNet over {other}, {precision}, {' + '.join(engine)}, batch {bench.scope.paper}",
-                          over(bench, found["ControlNet"], found[other]))  # fmt: skip
+                          over(bench, readings["ControlNet"], readings[other]))  # fmt: skip
 
 
 def step_time(reading: Reading) -> str:
@@ -91,15 +93,15 @@ def step_time(reading: Reading) -> str:
     return "" if "seconds" not in reading else f"{spread([1000 * s for s in steady(reading)])} ms a step, "
 
 
-def over(bench: Bench, one: Reading, other: Reading) -> str:
-    """Time and memory of ``one`` relative to ``other``."""
-    if excuse := bench.excuse(one, other):
+def over(bench: Bench, reading: Reading, other: Reading) -> str:
+    """Time and memory of ``reading`` relative to ``other``."""
+    if excuse := bench.excuse(reading, other):
         return excuse
-    time = statistics.median(steady(one)) / statistics.median(steady(other)) - 1
-    said = f"time {time:+.0%}"
-    if "allocated" not in one:
-        return said
-    return f"{said}, memory {one['allocated'] / other['allocated'] - 1:+.0%} (paper: +34 %, +23 %)"
+    time = statistics.median(steady(reading)) / statistics.median(steady(other)) - 1
+    text = f"time {time:+.0%}"
+    if "allocated" not in reading:
+        return text
+    return f"{text}, memory {reading['allocated'] / other['allocated'] - 1:+.0%} (paper: +34 %, +23 %)"
 
 
 def compare(bench: Bench) -> None:
@@ -141,12 +143,14 @@ def largest_that_fits(bench: Bench, case: Case) -> Reading:
 def report(bench: Bench, readings: dict[str, list[Reading]]) -> None:
     """Rates of each program, and ours over each of theirs."""
     rates = {
-        name: [statistics.median(speeds(reading, reading["batch"])) for reading in found]
-        for name, found in readings.items()
+        name: [statistics.median(speeds(reading, reading["batch"])) for reading in repeats]
+        for name, repeats in readings.items()
     }
-    for name, found in readings.items():
+    for name, repeats in readings.items():
         label = "cnlab-train, bf16, " + " + ".join(FASTEST) if name == "ours" else f"diffusers' script, {name}"
-        bench.row(f"{label}: ran at batch {found[0]['batch']}", f"{_median(rates[name])} images/s{memory(found[0])}")
+        bench.row(
+            f"{label}: ran at batch {repeats[0]['batch']}", f"{_median(rates[name])} images/s{memory(repeats[0])}"
+        )
     for name in rates:
         if name != "ours":
             ratios = [a / b for a, b in zip(rates["ours"], rates[name], strict=True)]

@@ -133,9 +133,9 @@ def map_photos(photos: Path, out: Path) -> None:
     features = datasets.Features(
         {"image": datasets.Image(), "text": datasets.Value("string"), "conditioning_image": datasets.Image()}
     )
-    made = table.map(convert, num_proc=2, features=features)
+    mapped = table.map(convert, num_proc=2, features=features)
     out.mkdir(parents=True, exist_ok=True)
-    made.to_parquet(str(out / "set.parquet"))
+    mapped.to_parquet(str(out / "set.parquet"))
 
 
 def kernels(photos: Path, out: Path, core: int, half: int | None) -> None:
@@ -201,7 +201,7 @@ def rounds(parts: dict[str, Callable[[], Rate]]) -> dict[str, list[Rate]]:
         with _turn():
             for name, run in parts.items():
                 rates[name].append(run())
-        print({name: tuple(round(x, 1) for x in found[-1]) for name, found in rates.items()}, flush=True)
+        print({name: tuple(round(x, 1) for x in repeats[-1]) for name, repeats in rates.items()}, flush=True)
     return rates
 
 
@@ -220,8 +220,8 @@ def photographs() -> None:
     with _places(RATIO) as (photos, root):
         rates = rounds({"ours": lambda: ours(photos, root / "ours"), "theirs": lambda: theirs(photos, root / "theirs")})
     n = f"{RATIO} photographs"
-    said = ratio(rates, "ours", "theirs")
-    record(f"512 px + Canny from {n} of 1.4 MP, screened and deduplicated, over datasets.map", said)
+    over_map = ratio(rates, "ours", "theirs")
+    record(f"512 px + Canny from {n} of 1.4 MP, screened and deduplicated, over datasets.map", over_map)
     record(f"the same in CPU time of all processes, {n}", ratio(rates, "ours", "theirs", of="cpu"))
     walls = spread([r.wall for r in rates["theirs"]])
     record(f"datasets.map(num_proc=2) with CannyDetector, whole command, images/s, {n}", walls)
@@ -238,14 +238,14 @@ def efficiency() -> None:
             }
         )
     n = f"{EFFICIENCY} photographs"
-    walls = {name: spread([r.wall for r in found]) for name, found in rates.items()}
+    walls = {name: spread([r.wall for r in repeats]) for name, repeats in rates.items()}
     record(f"build with 2 workers, whole command, images/s, {n}", walls["ours"])
     record(f"one core's kernels, screened and hashed, images/s, {n}", walls["floor"])
     record(f"whole build with 2 workers over twice one core's kernels, {n}", ratio(rates, "ours", "floor", 0.5))
     record(f"two processes that share nothing over twice one core's kernels, {n}", ratio(rates, "both", "floor", 0.5))
     record(f"whole build with 2 workers over two processes that share nothing, {n}", ratio(rates, "ours", "both"))
-    said = ratio(rates, "ours", "floor", of="cpu")
-    record(f"CPU time of the kernels over that of the whole build, all processes, {n}", said)
+    cpu_share = ratio(rates, "ours", "floor", of="cpu")
+    record(f"CPU time of the kernels over that of the whole build, all processes, {n}", cpu_share)
 
 
 def ratio(rates: dict[str, list[Rate]], a: str, b: str, scale: float = 1.0, of: str = "wall") -> str:
@@ -288,7 +288,7 @@ def growth(sizes: tuple[str, ...] = ("1k", "10k", "50k")) -> None:
         subprocess.run([sys.executable, "-m", "benchmarks.pipeline", "one", size], check=True)
 
 
-def one(size: str) -> None:
+def build_of_size(size: str) -> None:
     """One build of ``size`` samples, recorded."""
     with tempfile.TemporaryDirectory() as place, Peak() as peak:
         config = DatasetConfig(size=size, eval_size=64, image_size=64, out=Path(place), duplicates="on",
@@ -317,9 +317,9 @@ def overhead() -> None:
     cv2.setNumThreads(1)
     rates: dict[str, list[float]] = {"dask": [], "cold": [], "alone": []}
     with tempfile.TemporaryDirectory() as place:
-        about = {"size": "4k", "eval_size": 256, "image_size": 64, "out": Path(place)}
-        dask = DatasetConfig(**about, workers=1, name="dask").resolve()
-        alone = DatasetConfig(**about, workers=0, name="alone").resolve()
+        options = {"size": "4k", "eval_size": 256, "image_size": 64, "out": Path(place)}
+        dask = DatasetConfig(**options, workers=1, name="dask").resolve()
+        alone = DatasetConfig(**options, workers=0, name="alone").resolve()
         for _ in range(REPEATS):
             with _turn(), open_pool(dask) as worker, open_pool(alone) as here:
                 for name, pool, plan in (("cold", worker, dask), ("alone", here, alone), ("dask", worker, dask)):
@@ -328,9 +328,9 @@ def overhead() -> None:
                     for _ in stream(pool, build_block, [(b, plan, "x") for b in _blocks()]):
                         pass
                     rates[name].append(2048 / (time.perf_counter() - began))
-    for name, said in (("dask", ""), ("cold", ", the worker's first blocks included")):
+    for name, suffix in (("dask", ""), ("cold", ", the worker's first blocks included")):
         shares = [1 - d / a for d, a in zip(rates[name], rates["alone"], strict=True)]
-        record(f"Dask's share of the time of 8 blocks of 256 at 64 px, 1 worker{said}", spread(shares))
+        record(f"Dask's share of the time of 8 blocks of 256 at 64 px, 1 worker{suffix}", spread(shares))
 
 
 def _blocks() -> list[Block]:
@@ -348,7 +348,7 @@ def main() -> None:
     }
     name, *rest = sys.argv[1:] or [""]
     if name == "one":
-        one(rest[0])
+        build_of_size(rest[0])
     elif name == "map_photos":
         map_photos(Path(rest[0]), Path(rest[1]))
     elif name == "kernels":

@@ -90,13 +90,13 @@ def write_model(folder: Path, shape: Shape) -> None:
 @lru_cache(maxsize=2)
 def _pictures(size: int) -> list[tuple[bytes, bytes, str]]:
     """Image as JPEG, edges as one-bit PNG, caption."""
-    made = []
+    samples = []
     for i in range(DISTINCT):
         scene = sample_scene(0, i)
         image = render(scene, size, 1).image
         edges = np.asarray(cv2.Canny(image, 100, 200), np.uint8)
-        made.append((encode_jpeg(image), encode_png(edges, binary=True), scene.caption))
-    return made
+        samples.append((encode_jpeg(image), encode_png(edges, binary=True), scene.caption))
+    return samples
 
 
 def make_items(prior: Prior, shape: Shape, count: int = 256, text_cache: bool = False) -> Items:

@@ -97,9 +97,9 @@ def main(folders: list[Path]) -> None:
             damaged = screened(config.folder.parent / kind, plan)
             damaged = [bad if h else good for h, good, bad in zip(hit, sound, damaged, strict=True)]
             doses = [[threshold(SEED, kind, key) < dose for key in keys] for dose in DOSES]
-            found = [reasons_of(chosen, sound, damaged, plan.limits) for chosen in doses]
-            cells = [rate(sum(map(bool, reasons)), len(reasons)) if reasons else "" for reasons in found]
-            lines.append([f"`{kind}`", str(sum(hit)), *cells, _words(found[-1])])
+            reasons_by_dose = [reasons_of(chosen, sound, damaged, plan.limits) for chosen in doses]
+            cells = [rate(sum(map(bool, reasons)), len(reasons)) if reasons else "" for reasons in reasons_by_dose]
+            lines.append([f"`{kind}`", str(sum(hit)), *cells, _words(reasons_by_dose[-1])])
             print(lines[-1], flush=True)
     print(markdown_table(["kind", "n", *(f"dose {dose:g}" for dose in DOSES), "reasons at dose 1"], lines))
 

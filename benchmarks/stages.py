@@ -42,7 +42,7 @@ def precisions(bench: Bench) -> None:
     names: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32")
     for precision in names:
         case = Case(bench.scope.middle, precision=precision)
-        bench.row(f"SD 1.5 at 512 px: {case}", bench.told(bench.ours(case), case))
+        bench.row(f"SD 1.5 at 512 px: {case}", bench.described(bench.ours(case), case))
 
 
 def against_plan(bench: Bench) -> None:
@@ -119,8 +119,11 @@ def ranks(bench: Bench) -> None:
         return
     with bench.elsewhere():
         rates = {count: _run(bench, count) for count in (1, 2)}
-    one, two = (count * bench.scope.middle / statistics.median(steady(r)) for count, r in rates.items())
-    bench.row(f"two processes over one, {bench.scope.middle} images each: images/s", f"{two / one:.3g} ({two:.3g})")
+    single, double = (count * bench.scope.middle / statistics.median(steady(r)) for count, r in rates.items())
+    bench.row(
+        f"two processes over one, {bench.scope.middle} images each: images/s",
+        f"{double / single:.3g} ({double:.3g})",
+    )
 
 
 def _run(bench: Bench, processes: int) -> Reading:

@@ -63,10 +63,10 @@ def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: 
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        made = DatasetConfig(size=str(ROWS), eval_size=16, image_size=SIZE, out=root, name="set")
-        data = dataset or made.folder
+        config = DatasetConfig(size=str(ROWS), eval_size=16, image_size=SIZE, out=root, name="set")
+        data = dataset or config.folder
         if dataset is None:
-            build(made)
+            build(config)
         init = root / "init"
         prior = load_prior("tabletop", torch.device("cpu"))
         build_control(prior.unet, (8, 16, 32, 64), 0, "gaussian").save_pretrained(init)
@@ -80,14 +80,14 @@ def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: 
             readings["ours"].append(ours(init, data, root / "ours", own, ENVIRONMENT))
             peaks.append(matmul_peak(torch.device("cpu")))
         operations = one_step(data, init)
-    assert all(len(r["seconds"]) == steps - 1 for found in readings.values() for r in found)
+    assert all(len(r["seconds"]) == steps - 1 for repeats in readings.values() for r in repeats)
     report(readings, steps, operations, max(peaks))
 
 
 def report(readings: dict[str, list[Reading]], steps: int, operations: int, peak: float) -> None:
     """Record the rows."""
-    rates = {name: [rate(reading, BATCH) for reading in found] for name, found in readings.items()}
-    walls = {name: [reading["wall"] for reading in found] for name, found in readings.items()}
+    rates = {name: [rate(reading, BATCH) for reading in repeats] for name, repeats in readings.items()}
+    walls = {name: [reading["wall"] for reading in repeats] for name, repeats in readings.items()}
 
     def ratio(table: dict[str, list[float]], a: str, b: str) -> str:
         return spread([x / y for x, y in zip(table[a], table[b], strict=True)])

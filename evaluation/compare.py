@@ -47,15 +47,15 @@ def _scores_of(config: CompareConfig, name: str) -> pd.DataFrame:
     table = read_scores(config.results)
     own = table[table["run"] == subject] if len(table) else table
     for column in ("dataset", "condition", "model", "recipe", "step") if len(own) else ():
-        wanted, there = getattr(config, column), sorted(own[column].dropna().unique())
+        value, present = getattr(config, column), sorted(own[column].dropna().unique())
         if column == "recipe" and own.arm.eq("prior").all():
             # nothing of a ControlNet is part of its recipe
-            wanted = ",".join(part for part in wanted.split(",") if not part.startswith(("strength=", "weighting=")))
-        if wanted and (column != "step" or len(there) > 1):  # of two runs each has steps of its own
-            own = own[(own[column] == wanted) | own[column].isna()]
-        if own[column].nunique() > 1 or (there and not len(own)):
-            fault = f"has no scores with --{column} {wanted}" if wanted else f"has scores with several {column}s"
-            raise CnlabError(f"{subject} {fault}; give --{column} and one of {', '.join(map(str, there))}")
+            value = ",".join(part for part in value.split(",") if not part.startswith(("strength=", "weighting=")))
+        if value and (column != "step" or len(present) > 1):  # of two runs each has steps of its own
+            own = own[(own[column] == value) | own[column].isna()]
+        if own[column].nunique() > 1 or (present and not len(own)):
+            fault = f"has no scores with --{column} {value}" if value else f"has scores with several {column}s"
+            raise CnlabError(f"{subject} {fault}; give --{column} and one of {', '.join(map(str, present))}")
     if not len(own):
         raise CnlabError(f"{config.results} holds no scores of {subject}; evaluate it first")
     return own

@@ -123,8 +123,8 @@ class EvalConfig:
                 raise CnlabError(f"--{name} {getattr(self, name)} is too small; at least {least}")
         if not self.arms:
             raise CnlabError(f"--arms is empty; name at least one of {', '.join(SAMPLED)}")
-        asked = [bool(self.run), bool(self.control), bool(self.subject)]
-        if sum(asked) != 1:
+        subjects = [bool(self.run), bool(self.control), bool(self.subject)]
+        if sum(subjects) != 1:
             raise CnlabError("what is to be evaluated? give --run runs/ID, --control NAME or --subject folder:PATH")
         if self.subject and self.subject != "prior" and not self.subject.startswith("folder:"):
             raise CnlabError(f"--subject {self.subject!r} is neither prior nor folder:PATH")

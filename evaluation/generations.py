@@ -156,12 +156,12 @@ def generate(order: Order, subject: Subject, executor: Executor | None = None) -
 
 def _claim(order: Order) -> None:
     """Write the request, or refuse a folder that holds pictures of another identity."""
-    path, wanted = order.folder / REQUEST, fingerprint(order.identity)
+    path, expected = order.folder / REQUEST, fingerprint(order.identity)
     if not path.exists():
-        write_json(path, {**order.identity, "fingerprint": wanted})
+        write_json(path, {**order.identity, "fingerprint": expected})
         return
     there = read_json(path)
-    if there.get("fingerprint") != wanted:
+    if there.get("fingerprint") != expected:
         own = order.identity
         names = [key for key in {**there, **own} if canonical(there.get(key)) != canonical(own.get(key))]
         differ = ", ".join(sorted(set(names) - {"fingerprint"}))
@@ -176,9 +176,9 @@ def _complete(order: Order, subject: Subject) -> bool:
         return False
     manifest = read_json(path)
     listed = {(entry["key"], entry["group"]) for entry in manifest["images"]}
-    asked = {(key, group) for key in order.eval_set().keys for group in order.groups}
+    requested = {(key, group) for key in order.eval_set().keys for group in order.groups}
     same = manifest.get("fingerprint") == fingerprint(order.identity)
-    return same and asked <= listed and str(subject) in manifest["subjects"]
+    return same and requested <= listed and str(subject) in manifest["subjects"]
 
 
 def _manifest(order: Order, subject: Subject) -> dict[str, Any]:

@@ -232,8 +232,8 @@ def _have(table: pd.DataFrame, metrics: dict[str, str]) -> set[tuple[str, int]]:
     """(key, group) of which every metric is there in its version."""
     if not len(table):
         return set()
-    wanted = table[table.metric_version == table.metric.map(metrics)]
-    counts = wanted.groupby(["key", "gen_seed"]).metric.nunique()
+    current = table[table.metric_version == table.metric.map(metrics)]
+    counts = current.groupby(["key", "gen_seed"]).metric.nunique()
     index: list[tuple[Any, Any]] = list(counts[counts == len(metrics)].index)
     return {(str(key), int(group)) for key, group in index}
 

@@ -63,12 +63,12 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
         plain.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def published(folder: Path, wanted: set[str]) -> dict[str, list[dict[str, Any]]]:
+def published(folder: Path, fingerprints: set[str]) -> dict[str, list[dict[str, Any]]]:
     """Fingerprint -> rows of the cells that any published table holds: they need not be trained again."""
     cells: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.csv")):
         table = read_table(path)
-        cells = {**by_cell(table[table["fingerprint"].isin(wanted)]), **cells}
+        cells = {**by_cell(table[table["fingerprint"].isin(fingerprints)]), **cells}
     return cells
 
 

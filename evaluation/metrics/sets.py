@@ -73,12 +73,12 @@ def copied_share(features: ArrayLike, training: ArrayLike, unseen: ArrayLike) ->
     x = matrix(features, "copying")
     near, far = feature_sets(training, unseen, "copying")
     pool = min(len(near), len(far) - 1)
-    seen = squared_distances(x, near[:pool]).min(axis=1)
+    trained = squared_distances(x, near[:pool]).min(axis=1)
     apart = squared_distances(x, far)
     np.fill_diagonal(apart, np.inf)
     order = (np.arange(len(x))[:, None] + 1 + np.arange(pool)) % len(far)  # the pool that follows each sample
     new = np.take_along_axis(apart, order, axis=1).min(axis=1)
-    return mean_interval((seen < new) + 0.5 * (seen == new))
+    return mean_interval((trained < new) + 0.5 * (trained == new))
 
 
 def _tail(kernel: str) -> str:

@@ -61,7 +61,7 @@ tags:
 ---
 
 # {name}
-{about} {training}
+{purpose} {training}
 
 ## Measured
 
@@ -75,7 +75,7 @@ Retrieval: image to text among 64 held-out captions. Accuracy: share of words of
 renders, that win against every other word of the kind in their place (chance: colour 1/8, shape 1/5, floor 1/5).
 It says nothing about any picture but tabletop's.
 """
-ABOUT = {
+PURPOSE = {
     "tabletop-clip": """
 A small CLIP (64 patches of 16 pixels at 128 x 128; 32 tokens; 128-dimensional embeddings) trained on captions of
 rendered still lifes. Its text tower conditions tabletop-sd. Contrastive loss with altered captions as hard negatives
@@ -121,7 +121,7 @@ def write_cards(weights: Path, figures: dict[str, Any], training: dict[str, str]
             **{k: figures["sampler"][k] for k in ("scheduler", "steps", "guidance")},
         )
     }
-    for name, about in ABOUT.items():
+    for name, purpose in PURPOSE.items():
         own = figures[name]
         lines = [
             _row("caption retrieval R@1 of 64", own["retrieval_at_1_of_64"]),
@@ -129,7 +129,7 @@ def write_cards(weights: Path, figures: dict[str, Any], training: dict[str, str]
         ]
         texts[name] = CLIP_CARD.format(
             name=name,
-            about=about,
+            purpose=purpose,
             training=training[name.removeprefix("tabletop-")],
             held_out_seed=seeds[1],
             rows="\n".join(lines),

@@ -108,7 +108,7 @@ def test_out_of_memory_is_a_row(bench: gpu.Bench, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bench, "_train", full)
     case = gpu.Case(4)
     reading = bench.ours(case)
-    assert bench.told(reading, case) == "out of memory" == gpu.over(bench, reading, {"seconds": [1.0]})
+    assert bench.described(reading, case) == "out of memory" == gpu.over(bench, reading, {"seconds": [1.0]})
     assert gpu.largest_that_fits(bench, case)["batch"] == 1
 
 
