@@ -42,6 +42,8 @@ export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE
 BIN   := .venv/bin
 READY := .venv/.ready
+# a process a core, hence one thread each, in what the tests start too
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 q      = '$(subst ','\'',$(1))'
 # the names that the stages themselves would make; asked for where they are needed
 NAMES  = $(PYTHON) -m pipeline.contract.names --source $(call q,$(SOURCE)) --condition $(CONDITION) --size $(call q,$(SIZE)) --seed $(SEED)
@@ -96,13 +98,13 @@ prior: $(READY) ## train the shipped tabletop models from nothing (hours; PROCES
 	$(BIN)/python -m evaluation.prior.quality
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not proof"
+	$(PYTEST) -m "not proof"
 
 test-fast: $(READY) ## the quick half of it, a minute and a half
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not proof and not slow"
+	$(PYTEST) -m "not proof and not slow"
 
 proofs: $(READY) ## what proves at length: kills, simulations, memory, coverage
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m proof
+	$(PYTEST) -m proof
 
 lint: $(READY) ## formatter, linter, types, layers
 	$(BIN)/ruff format --check .

@@ -51,7 +51,14 @@ def theirs(
     return run([str(script), *words], scratch / "clock.json", environment)
 
 
-def ours(init: Path, data: Path, scratch: Path, options: dict[str, Any], environment: dict[str, str]) -> Reading:
+def ours(
+    init: Path,
+    data: Path,
+    scratch: Path,
+    options: dict[str, Any],
+    environment: dict[str, str],
+    processes: int = 1,
+) -> Reading:
     """``cnlab-train run`` with the tabletop prior, its latents encoded anew."""
     _empty(scratch)
     shutil.rmtree(data / ".cache", ignore_errors=True)
@@ -61,7 +68,7 @@ def ours(init: Path, data: Path, scratch: Path, options: dict[str, Any], environ
     }  # fmt: skip
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     watch = ["--watch.loss-samples", "1", "--watch.fidelity-samples", "0"]
-    return run(["-m", "trainer.cli", "run", *words, *watch], scratch / "clock.json", environment)
+    return run(["-m", "trainer.cli", "run", *words, *watch], scratch / "clock.json", environment, processes)
 
 
 def _empty(folder: Path) -> None:

@@ -4,8 +4,9 @@
 
 SCRIPT is `examples/controlnet/train_controlnet.py` of the GitHub repository huggingface/diffusers, which is not part of
 this one; the recorded rows used commit 58eb52c0803e unchanged. Both programs start from the same ControlNet, read the
-same Parquet shards and take the same number of steps at the same batch, precision (fp32) and number of threads, in turn
-(theirs, ours, theirs, ...), each as a whole command from cold caches. The steady rate leaves out the first fifth of the
+same Parquet shards and take the same number of steps at the same batch and number of threads, in turn (theirs, ours,
+theirs, ...), each as a whole command from cold caches; in fp32, and where the processor has avx512_bf16 in bf16 too,
+and ours there once more as two processes of one thread each. The steady rate leaves out the first fifth of the
 steps; both are timed by `benchmarks.clock`. Neither validates or saves between steps; otherwise each runs at its
 defaults. What the two do differently in a step is the point: the script encodes images in every step, we once.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ from benchmarks.record import record, spread
 from pipeline.build.run import build
 from pipeline.config import DatasetConfig
 from pipeline.contract.dataset import Triplets
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, pick_precision
 from trainer.loop import Hooks, train
 from trainer.nets.base import model_folder, model_identity
 from trainer.nets.control import build_control
@@ -36,6 +38,7 @@ from trainer.run import Setup
 from trainer.setup import build_models
 
 BATCH, SIZE, ROWS, THREADS, LR = 16, 128, 512, 2, 1e-3
+LABEL = "diffusers' script"
 ENVIRONMENT = {"OMP_NUM_THREADS": str(THREADS)}
 
 
@@ -70,18 +73,37 @@ def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: 
         init = root / "init"
         prior = load_prior("tabletop", torch.device("cpu"))
         build_control(prior.unet, (8, 16, 32, 64), 0, "gaussian").save_pretrained(init)
-        model = model_folder("tabletop")
-        public = {"resolution": SIZE, "train_batch_size": BATCH, "max_train_steps": steps, "learning_rate": LR}
-        own = {"batch": BATCH, "steps": steps, "lr": LR}
-        readings: dict[str, list[Reading]] = {"theirs": [], "ours": []}
+        arms = programs(script, init, data, root, steps)
+        readings: dict[str, list[Reading]] = {name: [] for name in arms}
         peaks = []
         for _ in range(repeats):
-            readings["theirs"].append(theirs(script, model, init, data, root / "theirs", public, ENVIRONMENT))
-            readings["ours"].append(ours(init, data, root / "ours", own, ENVIRONMENT))
+            for name, program in arms.items():
+                readings[name].append(program())
             peaks.append(matmul_peak(torch.device("cpu")))
         operations = one_step(data, init)
     assert all(len(r["seconds"]) == steps - 1 for repeats in readings.values() for r in repeats)
     report(readings, steps, operations, max(peaks))
+
+
+def programs(script: Path, init: Path, data: Path, root: Path, steps: int) -> dict[str, Callable[[], Reading]]:
+    """What is compared, by name: "theirs" and "ours", with ", bf16" and ", two processes" where they differ by it."""
+    model = model_folder("tabletop")
+    public = {"resolution": SIZE, "train_batch_size": BATCH, "max_train_steps": steps, "learning_rate": LR}
+    own = {"batch": BATCH, "steps": steps, "lr": LR}
+    half, single = {**own, "precision": "bf16"}, {"OMP_NUM_THREADS": "1"}
+    arms: dict[str, Callable[[], Reading]] = {
+        "theirs": lambda: theirs(script, model, init, data, root / "theirs", public, ENVIRONMENT),
+        "ours": lambda: ours(init, data, root / "ours", own, ENVIRONMENT),
+    }
+    if pick_precision("cpu") != "bf16":
+        return arms
+    return arms | {
+        "theirs, bf16": lambda: theirs(
+            script, model, init, data, root / "theirs", {**public, "mixed_precision": "bf16"}, ENVIRONMENT
+        ),
+        "ours, bf16": lambda: ours(init, data, root / "ours", half, ENVIRONMENT),
+        "ours, bf16, two processes": lambda: ours(init, data, root / "ours", half, single, THREADS),
+    }
 
 
 def report(readings: dict[str, list[Reading]], steps: int, operations: int, peak: float) -> None:
@@ -92,16 +114,19 @@ def report(readings: dict[str, list[Reading]], steps: int, operations: int, peak
     def ratio(table: dict[str, list[float]], a: str, b: str) -> str:
         return spread([x / y for x, y in zip(table[a], table[b], strict=True)])
 
-    setting = f"tabletop, batch {BATCH}, fp32, {THREADS} threads"
-    record(f"ControlNet training, {setting}: steady rate over diffusers' script", ratio(rates, "ours", "theirs"))
-    record(
-        f"the same, whole command of {steps} steps from cold caches, over diffusers'", ratio(walls, "theirs", "ours")
-    )
-    for name, label in (("theirs", "diffusers' script"), ("ours", "cnlab-train run")):
-        record(f"{label}, {setting}, steady images/s", spread(rates[name]))
-        record(f"{label}, whole command of {steps} steps, s", spread(walls[name]))
+    setting = f"tabletop, batch {BATCH}, {THREADS} threads"
+    for name in readings:
+        program, _, way = name.partition(", ")
+        label = f"{'cnlab-train run' if program == 'ours' else LABEL}, {setting}, {way or 'fp32'}"
+        record(f"{label}: steady images/s", spread(rates[name]))
+        record(f"{label}: whole command of {steps} steps, s", spread(walls[name]))
+        for other in ("theirs", "theirs, bf16") if program == "ours" else ():
+            if other in readings:
+                against = f"over {LABEL} in {'bf16' if 'bf16' in other else 'fp32'}"
+                record(f"{label}: steady rate {against}", ratio(rates, name, other))
+                record(f"{label}: whole command from cold caches {against}", ratio(walls, other, name))
     fast = [operations / statistics.median(steady(reading)) for reading in readings["ours"]]
-    record(f"training step, {setting}: GFLOP an image, GFLOP/s",
+    record(f"training step, {setting}, fp32: GFLOP an image, GFLOP/s",
            f"{operations / BATCH / 1e9:.3g}, {spread([f / 1e9 for f in fast])}")  # fmt: skip
     record("the same as a share of the largest matmul rate of the same run", spread([f / peak for f in fast]))
     record(f"fp32 matmul of 2048 x 2048, {THREADS} threads, GFLOP/s", f"{peak / 1e9:.3g}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +17,9 @@ TOOLS = {"dataset": "pipeline", "train": "trainer", "eval": "evaluation", "study
 
 def call(tool: str, *options: str, cwd: Path) -> str:
     code = f"from {TOOLS[tool]}.cli import main; main()"
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    found = subprocess.run(
-        [sys.executable, "-c", code, *options], cwd=cwd, capture_output=True, text=True, env=environment
-    )
-    assert found.returncode == 0, found.stderr[-3000:]
-    return found.stdout
+    done = subprocess.run([sys.executable, "-c", code, *options], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.mark.slow
