@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from evaluation.config import EvalConfig
 from evaluation.generations import file_of
@@ -17,11 +17,17 @@ from pipeline.contract.dataset import HEADER, Triplets
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json, write_json
 from pipeline.contract.identity import canonical, fingerprint, sha256_file
-from pipeline.contract.pictures import Pictures, read_picture, stack_images
+from pipeline.contract.pictures import Picture, Pictures, stack_images
+from pipeline.sources.base import Rejected
+from pipeline.sources.columns import FILE_NAMES, IMAGE_NAMES, ReadConfig, pick
+from pipeline.sources.decode import decode
+from pipeline.sources.files import is_image
+from pipeline.sources.metadata import Names, read_rows
 from trainer.nets.base import model_folder, model_identity
 from trainer.run_folder import SUMMARY, Run, open_run
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif")
+KEY_NAMES = ("key", "id", "__key__")  # columns of --match
 RUN_COLUMNS = ("subset_size", "train_seed", "step", "variant")
 
 
@@ -190,7 +196,7 @@ def _control_identity(where: Path | str) -> str:
 
 
 class Folder:
-    """Pictures of unknown origin, each matched to a sample.
+    """Pictures of unknown origin, each matched to a sample and read as the pipeline reads photographs.
 
     By the CSV ``match`` (columns ``file`` and ``key``); else a picture belongs to the sample whose key is its path or
     name without the suffix, whose key's last part is, or whose hash (as generated pictures are called) is.
@@ -199,38 +205,65 @@ class Folder:
     def __init__(self, folder: Path, samples: EvalSet, match: Path | None) -> None:
         """Raises CnlabError when fewer than two pictures match, or the CSV names what is not there."""
         self.folder = folder
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        self.files = _by_csv(match, folder, samples) if match else _by_name(files, folder, samples)
+        files = sorted(p for p in folder.rglob("*") if is_image(p.name) and p.is_file())
+        self.files = _by_csv(match, files, folder, samples) if match else _by_name(files, folder, samples)
         self.indices: Indices = np.array(sorted(samples.position[key] for key in self.files), dtype=np.intp)
         self.stray = len(files) - len(self.files)
         if len(self.files) < 2:
             way = f"see that {match} names them" if match else "name them KEY.png, or give --match CSV (file,key)"
             raise CnlabError(
-                f"{len(self.files)} of {len(files)} PNG and JPEG pictures in {folder} belong to the first "
+                f"{len(self.files)} of {len(files)} pictures in {folder} belong to the first "
                 f"{len(samples)} samples of the eval split (such as {samples.keys[0]!r}), at least 2 must; {way}"
             )
-        self.jpeg = sum(path.suffix.lower() != ".png" for path in self.files.values())
-        self.identity = fingerprint({key: sha256_file(path) for key, path in self.files.items()})
+        self.lossy = sum(path.suffix.lower() in LOSSY for path in self.files.values())
+        self.converted = sum(map(_is_converted, self.files.values()))
+        files_by_key = {key: sha256_file(path) for key, path in self.files.items()}
+        # until 2026-11-28 transparency, turns and profiles were passed over; scores of other pictures stay as they are
+        self.identity = fingerprint(files_by_key | ({"": "as photographs"} if self.converted else {}))
 
     def notes(self, samples: EvalSet) -> list[str]:
         """What was assumed about the folder, in lines for people."""
         lines = [f"{len(self.files)} of {len(samples)} samples have a picture in {self.folder}"]
         if self.stray:
             lines.append(f"{self.stray} pictures there match no sample and are left out")
-        if self.jpeg:
-            lines.append(f"{self.jpeg} are JPEG: distances measure its damage too")
+        if self.lossy:
+            lines.append(f"{self.lossy} are JPEG or of its kind: distances measure its damage too")
+        if self.converted:
+            lines.append(
+                f"{self.converted} are read as photographs are: on white where transparent, turned as their EXIF says, "
+                "colours to sRGB"
+            )
         return lines
 
     def read(self, samples: EvalSet, own: Indices, group: int) -> Pictures:
         """Pictures in the order of ``own``; another size than the samples' raises CnlabError."""
-        images = [read_picture(self.files[samples.keys[i]]) for i in own]
-        for index, image in zip(own, images, strict=True):
-            if image.shape[:2] != (samples.size, samples.size):
-                raise CnlabError(
-                    f"{self.files[samples.keys[index]]} is {image.shape[1]}x{image.shape[0]}, the dataset's pictures "
-                    f"are {samples.size}x{samples.size}; scale them first, with the filter of your choice"
-                )
-        return stack_images(images, str(self.folder), 1)
+        return stack_images([self.picture(samples.keys[i], samples.size) for i in own], str(self.folder), 1)
+
+    def picture(self, key: str, size: int) -> Picture:
+        """The picture of a sample; raises CnlabError where it cannot be read or is not ``size`` pixels square."""
+        path = self.files[key]
+        try:
+            image, width, height, _ = decode(path.read_bytes(), size)
+        except (OSError, Rejected) as error:
+            reason = f"{error.reason}: {error.detail}" if isinstance(error, Rejected) else str(error)
+            raise CnlabError(f"{path} cannot be read ({reason}); mend it or move it away") from error
+        if (width, height) != (size, size):
+            raise CnlabError(
+                f"{path} is {width}x{height}, the dataset's pictures are {size}x{size}; scale them first, with the "
+                "filter of your choice"
+            )
+        return image
+
+
+def _is_converted(path: Path) -> bool:
+    """Whether a picture's pixels are not simply those that the file holds; False for one that cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(0x0112, 1) != 1
+            plain = picture.mode in ("1", "L", "RGB") and "transparency" not in picture.info
+            return turned or not plain or "icc_profile" in picture.info
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def _by_name(files: list[Path], folder: Path, samples: EvalSet) -> dict[str, Path]:
@@ -253,28 +286,27 @@ def _by_name(files: list[Path], folder: Path, samples: EvalSet) -> dict[str, Pat
     return matched
 
 
-def _by_csv(match: Path, folder: Path, samples: EvalSet) -> dict[str, Path]:
+def _by_csv(match: Path, files: list[Path], folder: Path, samples: EvalSet) -> dict[str, Path]:
     """Key -> picture; rows of samples that are not used are passed over."""
     if not match.is_file():
         raise CnlabError(f"{match} does not exist; --match takes a CSV with the columns file and key")
-    try:
-        with match.open(newline="", encoding="utf-8-sig") as handle:  # spreadsheets begin with a byte order mark
-            rows = list(csv.DictReader(handle))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CnlabError(f"{match} cannot be read as CSV in UTF-8 ({error}); save it so") from error
-    if not rows or not {"file", "key"} <= set(rows[0]):
-        raise CnlabError(f"{match} lacks the columns file and key, separated by commas in its first line")
+    rows = read_rows(match, ReadConfig())
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    file, key = pick(columns, (*FILE_NAMES, *IMAGE_NAMES)), pick(columns, KEY_NAMES)
+    if not file or not key:
+        raise CnlabError(f"{match} lacks the columns file and key; it has {', '.join(columns) or 'no rows'}")
+    names = Names(folder, [path.relative_to(folder).as_posix() for path in files])
     matched: dict[str, Path] = {}
-    for line, row in enumerate(rows, start=2):
-        if not row["file"] or not row["key"]:
-            raise CnlabError(f"{match}, line {line}: file or key is empty; fill it in or delete the line")
-        path = folder / row["file"]
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise CnlabError(f"{match}, line {line} names {path}, which lies outside {folder}")
-        if not path.is_file():
-            raise CnlabError(f"{match}, line {line} names {path}, which does not exist")
-        if row["key"] in samples.position and matched.setdefault(row["key"], path) != path:
-            raise CnlabError(f"{match}, line {line}: {row['key']!r} has a picture already, {matched[row['key']]}")
+    for number, row in enumerate(rows, start=1):
+        where, sample = f"{match}, row {number}", str(row[key] or "").strip()
+        name = names.find(row[file], "")
+        if name is None:
+            raise CnlabError(f"{where} names {row[file]!r}, which is no picture in {folder}; mend or delete the row")
+        if not sample:
+            raise CnlabError(f"{where}: {key} is empty; fill it in or delete the row")
+        path = folder / name
+        if sample in samples.position and matched.setdefault(sample, path) != path:
+            raise CnlabError(f"{where}: {sample!r} has a picture already, {matched[sample]}")
     return matched
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
+from PIL import Image
 
 from evaluation.config import EvalConfig
 from evaluation.generations import file_of
@@ -53,9 +54,17 @@ def test_keys_that_are_paths_match_by_their_path_and_never_by_chance() -> None:
         match("c/2.png", "2.png")
 
 
-def test_a_csv_from_a_spreadsheet(samples: EvalSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufefffile,key\r\nx.png,scene-2\r\ny.png,scene-0\r\nz.png,scene-5\r\n".encode(),
+        b"key;filename\nscene-2;.\\X.PNG\nscene-0;y\nscene-5;./z.png\n",
+        "file\tid\nx.png\tscene-2\ny.png\tscene-0\nz.png\tscene-5\n".encode("utf-16"),
+    ],
+)
+def test_a_csv_from_a_spreadsheet(text: bytes, samples: EvalSet, tmp_path: Path) -> None:
     folder, match = pictures(tmp_path / "p", ["x.png", "y.png", "z.png"]), tmp_path / "match.csv"
-    match.write_bytes("\ufefffile,key\r\nx.png,scene-2\r\ny.png,scene-0\r\nz.png,scene-5\r\n".encode())
+    match.write_bytes(text)
     matched = Folder(folder, samples, match)
     assert matched.indices.tolist() == [0, 2]
     assert [int(matched.read(samples, np.array([i]), 0).max()) for i in (0, 2)] == [1, 0]
@@ -65,13 +74,14 @@ def test_a_csv_from_a_spreadsheet(samples: EvalSet, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"file;key\nx.png;scene-0\n", "lacks the columns file and key"),
-        (b"file,key\nx.png\n", "line 2: file or key is empty"),
-        (b"file,key\nx.png,scene-0\ny.png,scene-0\n", "line 3: 'scene-0' has a picture already"),
-        (b"file,key\nnone.png,scene-0\n", "line 2 names .*none.png, which does not exist"),
-        (b"file,key\n../x.png,scene-0\n", "lies outside"),
+        (b"file;sample\nx.png;scene-0\n", "lacks the columns file and key; it has file, sample"),
+        (b"file,key\nx.png\n", "line 2: 1 fields where the header has 2"),
+        (b"file,key\nx.png,\n", "row 1: key is empty"),
+        (b"file,key\nx.png,scene-0\ny.png,scene-0\n", "row 2: 'scene-0' has a picture already"),
+        (b"file,key\nnone.png,scene-0\n", "row 1 names 'none.png', which is no picture in"),
+        (b"file,key\n../x.png,scene-0\n", "row 1 names '../x.png', which is no picture in"),
         (b"file,key\nx.png,nobody\ny.png,no one\n", "0 of 2 .* see that .*match.csv names them"),
-        (b"file,key\n\xe4.png,scene-0\n", "cannot be read as CSV in UTF-8"),
+        (b"file,key\n\xe4.png,scene-0\n", "row 1 names .*, which is no picture in"),
         (b"", "lacks the columns"),
     ],
 )
@@ -81,6 +91,35 @@ def test_a_csv_that_cannot_be_used_gets_one_line(text: bytes, message: str, samp
     with pytest.raises(CnlabError, match=message) as caught:
         Folder(folder, samples, match)
     assert "\n" not in str(caught.value)
+
+
+def test_pictures_are_read_as_photographs_are_and_that_is_said(samples: EvalSet, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    upright = np.zeros((64, 64, 3), np.uint8)
+    upright[:32] = 200
+    turned = Image.fromarray(np.rot90(upright).copy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    turned.save(tmp_path / "p" / f"{samples.keys[0]}.PNG", exif=exif)
+    Image.new("RGBA", (64, 64), (10, 20, 30, 0)).save(tmp_path / "p" / f"{samples.keys[1]}.png")
+    Image.fromarray(upright).save(tmp_path / "p" / f"{samples.keys[2]}.webp", lossless=True)
+    folder = Folder(tmp_path / "p", samples, None)
+    read = folder.read(samples, folder.indices, 0)
+    np.testing.assert_array_equal(read[0], upright)
+    assert (read[1] == 255).all()
+    np.testing.assert_array_equal(read[2], upright)
+    notes = "\n".join(folder.notes(samples))
+    assert "1 are JPEG or of its kind" in notes
+    assert "2 are read as photographs are: on white where transparent" in notes
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG nonsense", b"no picture"])
+def test_a_picture_that_cannot_be_read_is_named(data: bytes, samples: EvalSet, tmp_path: Path) -> None:
+    folder = Folder(pictures(tmp_path / "p", [f"{key}.png" for key in samples.keys]), samples, None)
+    folder.files[samples.keys[1]].write_bytes(data)
+    with pytest.raises(CnlabError, match=f"{samples.keys[1]}.png cannot be read .*; mend it or move it away") as caught:
+        folder.read(samples, folder.indices, 0)
+    assert "object at" not in str(caught.value)
 
 
 def test_a_name_stands_for_one_net_or_folder(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from evaluation.samples import EvalSet, split_fingerprint
 from evaluation.subjects import plain_name
 from evaluation.targets import Folder
 from pipeline.contract.errors import CnlabError
-from pipeline.contract.pictures import decode_image, read_picture
+from pipeline.contract.pictures import decode_image
 from trainer.run_folder import read_summary
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _folder(path: Path, dataset: Triplets) -> Side:
     pictures = Folder(path, samples, None)
     name = f"folder:{plain_name(str(path.resolve()))}"
     places = frozenset((key, 0) for key in pictures.files)
-    return Side(name, pictures.identity, places, lambda key, group: read_picture(pictures.files[key]))
+    return Side(name, pictures.identity, places, lambda key, group: pictures.picture(key, samples.size))
 
 
 def _real(dataset: Triplets) -> Callable[[str, int], Picture]:
