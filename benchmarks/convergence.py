@@ -45,6 +45,7 @@ class Kind:
     outlier: float = 0.0  # added to one point
     tails: bool = False  # Student's t with 3 degrees of freedom instead of normal noise
     errors: bool = True  # whether standard errors (equal to the noise) are given
+    start: float = 0.0  # height before the change, in units of the noise
     second: float = 0.0  # a second step, 30% of the run after the first, as a share of the jump; below 0: a fall
 
 
@@ -84,6 +85,8 @@ NO_CHANGES = [
     Kind("a step of which 60% is taken back", second=-0.6, place=(0.2, 0.45)),
     Kind("a step that is taken back, no errors given", second=-1, place=(0.2, 0.45), errors=False),
     Kind("high from the first point on, 60% lost", second=-0.6, place=(0.0, 0.0)),
+    Kind("high from the first point on, 60% lost over 20% of the run", jump=-6, width=0.2, start=10),
+    Kind("high from the first point on, 60% lost, 12 points", points=12, second=-0.6, place=(0.0, 0.0)),
 ]
 
 
@@ -110,7 +113,7 @@ def simulate(kind: Kind, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
     }[kind.shape]()
     further = kind.slow * -np.expm1(-2 * np.maximum(steps - middle, 0) / steps[-1]) / -math.expm1(-2)
     later = kind.second * (steps > middle + 0.3 * steps[-1])
-    values = kind.jump * (rise + further + later) + noise(kind, rng)
+    values = kind.start + kind.jump * (rise + further + later) + noise(kind, rng)
     values[rng.integers(kind.points)] += kind.outlier
     return steps, values, middle
 
@@ -227,20 +230,17 @@ def online_row(kind: Kind, repeats: int) -> str:
     return "| " + " | ".join([*row, f"{half:.0f} ({low:.0f}-{high:.0f})", share(other, repeats)]) + " |"
 
 
-def table(head: list[str], rows: list[str]) -> str:
-    """Markdown."""
-    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
+def write(name: str, head: list[str], rows: list[str], kinds: list[Kind]) -> None:
+    """Put a table between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in docs/convergence.md.
 
-
-def write(tables: dict[str, str]) -> None:
-    """Replace what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in docs/convergence.md."""
+    Rows of ``kinds`` that are not among ``rows`` stay as they are there.
+    """
     path = DOCS / "convergence.md"
-    text = path.read_text()
-    for name, body in tables.items():
-        text = re.sub(
-            f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.S
-        )
-    path.write_text(text)
+    before, old, after = re.split(f"(?s)<!-- {name} -->\n(.*?)<!-- /{name} -->", path.read_text())
+    lines = {line.split(" | ")[0]: line for line in [*old.splitlines()[2:], *rows]}
+    body = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    body += [lines[f"| {kind.name}"] for kind in kinds if f"| {kind.name}" in lines]
+    path.write_text(before + f"<!-- {name} -->\n" + "\n".join(body) + f"\n<!-- /{name} -->" + after)
 
 
 def figure() -> None:
@@ -272,44 +272,31 @@ def timing() -> None:
     record("convergence verdict, 100 points, ms", spread(taken[10:]))
 
 
-def changes(repeats: int = 400) -> str:
-    """Error on curves with a change."""
-    each = ["miss %", "bias", "RMSE"]
-    head = [
-        "curve",
-        *each,
-        "cover %",
-        "sudden %",
-        *(f"{c} ms" for c in [*each, "cover %"]),
-        *(f"{c} inc" for c in each),
-    ]
-    return table(head, [change_row(kind, repeats) for kind in CHANGES])
+EACH = ["miss %", "bias", "RMSE"]
+ERROR = [*EACH, "cover %", "sudden %", *(f"{c} ms" for c in [*EACH, "cover %"]), *(f"{c} inc" for c in EACH)]
+ASKED_AGAIN = ["before the midpoint %", "before 90% of the rise %", "never %", "taken back %"]
+ASKED_AGAIN += ["points after 90% of it", "mean shift before the midpoint %"]
+#: Titles of the columns, curves, what makes a row of a curve, and how many are simulated for one.
+TABLES = {
+    "changes": (ERROR, CHANGES, change_row, 400),
+    "alarms": ([f"{method} %" for method in METHODS], NO_CHANGES, no_change_row, 400),
+    "online": (ASKED_AGAIN, ONLINE, online_row, 100),
+}
 
 
-def alarms(repeats: int = 400) -> str:
-    """False alarms on curves without one, or cut in their rise."""
-    return table(["curve", *(f"{m} %" for m in METHODS)], [no_change_row(kind, repeats) for kind in NO_CHANGES])
-
-
-def online(repeats: int = 100) -> str:
-    """Asked at every validation."""
-    titles = ["curve", "before the midpoint %", "before 90% of the rise %", "never %", "taken back %"]
-    titles += ["points after 90% of it", "mean shift before the midpoint %"]
-    return table(titles, [online_row(kind, repeats) for kind in ONLINE])
-
-
-TABLES = {"changes": changes, "alarms": alarms, "online": online}
-
-
-def main(tables: tuple[Literal["changes", "alarms", "online"], ...] = ("changes", "alarms", "online")) -> None:
+def main(
+    tables: tuple[Literal["changes", "alarms", "online"], ...] = ("changes", "alarms", "online"), only: str = ""
+) -> None:
     """Everything, or some of the tables alone.
 
     Args:
         tables: which.
+        only: rows whose name holds this text; the others stay as they are.
     """
     for name in tables:
-        write({name: TABLES[name]()})
-    if len(tables) == len(TABLES):
+        titles, kinds, row, repeats = TABLES[name]
+        write(name, ["curve", *titles], [row(kind, repeats) for kind in kinds if only in kind.name], kinds)
+    if len(tables) == len(TABLES) and not only:
         figure()
         timing()
 

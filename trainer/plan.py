@@ -84,8 +84,8 @@ class Planner:
         return lines
 
 
-def out_of_memory_advice(training: Training, world: int) -> str:
-    """Options that make the same run need less: the next larger --accumulate that shares out the batch, else others."""
+def step_advice(training: Training, world: int) -> str:
+    """Options that make the same run's steps need less: the next larger --accumulate that shares the batch first."""
     share = training.batch // world
     more = [n for n in range(training.accumulate + 1, share + 1) if share % n == 0]
     if more:
@@ -94,6 +94,24 @@ def out_of_memory_advice(training: Training, world: int) -> str:
         if name not in training.engine:
             return f"--engine {' '.join((*training.engine, name))}"
     return "--device cpu"
+
+
+def validation_advice(training: Training, begun: bool) -> str:
+    """Options that make validations need less. ``begun``: the run has steps, which other pictures would not fit."""
+    if "text_cache" not in training.engine:
+        engine = " ".join((*training.engine, "text_cache"))
+        return f"run the same command with --engine {engine} (what is computed stays the same)"
+    samples = "--watch.fidelity-samples 0" if training.watch.fidelity_samples else "--watch.loss-samples 1"
+    return (
+        f"{'train anew under another --name' if begun else 'run it'} with {samples}, which needs less at a validation"
+    )
+
+
+#: Encoding takes a few pictures at a time, whatever the options of a run are.
+ENCODING_ADVICE = (
+    "no option makes it need less: end other programs on the device, or encode with --device cpu, stop that once it "
+    "trains, and run the same command as before, which finds what was encoded"
+)
 
 
 def forecast(training: Training, triplets: Triplets, settled: bool) -> list[str]:

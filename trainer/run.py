@@ -29,7 +29,7 @@ from trainer.nets.base import model_identity, model_record, options_of
 from trainer.nets.fit import check_init
 from trainer.nets.models import Prior, load_prior
 from trainer.parallel import Ranks, launched
-from trainer.plan import Planner, out_of_memory_advice
+from trainer.plan import ENCODING_ADVICE, Planner, step_advice, validation_advice
 from trainer.run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -66,11 +66,12 @@ class Setup:
     def items(self, prior: Prior, split: str, count: int | None) -> Items:
         """Samples of a split; called by all ranks at once, which share the encoding of what is to be cached."""
         training, own = self.training, split == "train"
-        return load_items(
-            self.triplets, split, count, prior, self.model, flip=training.flip and own,
-            text_cache="text_cache" in training.engine, order_seed=training.order_seed if own else 0,
-            captions=training.captions if own else "first", device=self.device, ranks=self.ranks,
-        )  # fmt: skip
+        with _fits(self.folder, f"while the {split} samples are encoded", ENCODING_ADVICE):
+            return load_items(
+                self.triplets, split, count, prior, self.model, flip=training.flip and own,
+                text_cache="text_cache" in training.engine, order_seed=training.order_seed if own else 0,
+                captions=training.captions if own else "first", device=self.device, ranks=self.ranks,
+            )  # fmt: skip
 
     def batches(self, prior: Prior, items: Items, start: int) -> Iterator[list[dict[str, Tensor]]]:
         """Micro-batches of every step from ``start`` on."""
@@ -144,7 +145,9 @@ def run_training(config: TrainConfig | Training) -> Path:
             training = _split(training, triplets, ranks, device)
         setup = Setup(training, triplets, model, identity, ranks, device)
         with lock_folder(training.folder) if ranks.first else contextlib.nullcontext():
-            with _nothing_left_behind(setup):
+            part = training.batch // (training.accumulate * ranks.world)
+            advice = f"run the same command with {step_advice(training, ranks.world)} (what is computed stays the same)"
+            with _nothing_left_behind(setup), _fits(setup.folder, f"with {part} images at once", advice):
                 complete = _claim(setup, extends) if ranks.first else False
                 if ranks.broadcast(complete, device):
                     if ranks.first:
@@ -178,21 +181,24 @@ def _split(training: Training, triplets: Triplets, ranks: Ranks, device: torch.d
 
 @contextlib.contextmanager
 def _nothing_left_behind(setup: Setup) -> Iterator[None]:
-    """A new run that fails before its first step leaves no folder; out of memory becomes one line."""
-    folder, training = setup.folder, setup.training
+    """A new run that fails before its first step leaves no folder."""
+    folder = setup.folder
     new = setup.ranks.first and not (folder / CONFIG).exists() and not checkpoints(folder)
     try:
         yield
-    except BaseException as error:
+    except BaseException:
         if new and not checkpoints(folder) and not log_lines(folder):
             remove(folder)
-        if isinstance(error, torch.OutOfMemoryError):
-            part = training.batch // (training.accumulate * setup.ranks.world)
-            raise CnlabError(
-                f"{folder}: out of memory with {part} images at once; run the same command with "
-                f"{out_of_memory_advice(training, setup.ranks.world)} (what is computed stays the same)"
-            ) from error
         raise
+
+
+@contextlib.contextmanager
+def _fits(folder: Path, work: str, advice: str) -> Iterator[None]:
+    """Out of memory at this ``work`` becomes one line with what helps there."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CnlabError(f"{folder}: out of memory {work}; {advice}") from error
 
 
 def _refuse_older(folder: Path, record: dict[str, Any]) -> None:
@@ -299,7 +305,8 @@ def _hooks(setup: Setup, models: Models, recorder: Recorder | None, watcher: Wat
     def validate(step: int) -> bool:
         stop = False
         if recorder and watcher:
-            with recorder.paused():
+            advice = validation_advice(setup.training, begun=step > 0)
+            with recorder.paused(), _fits(setup.folder, f"in the validation at step {step}", advice):
                 stop = watcher(step)
         return ranks.broadcast(stop, setup.device)
 

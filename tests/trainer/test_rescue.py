@@ -21,10 +21,11 @@ from pipeline.contract.files import read_json
 from trainer import cli
 from trainer.config import HintOptions, OptimizerOptions, Save, TrainConfig, WatchOptions
 from trainer.memory import architecture_of
-from trainer.plan import _sample_bytes, out_of_memory_advice
+from trainer.plan import _sample_bytes, step_advice, validation_advice
 from trainer.run import run_training
 from trainer.run_folder import checkpoints, feeds_signed, log_lines, open_run, read_config
 from trainer.state.checkpoint import load_tensors
+from trainer.watch import watcher
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "v084dc56"
 
@@ -52,8 +53,6 @@ torch.set_num_threads(1)
 from pathlib import Path, PosixPath
 from pipeline.contract.errors import run_cli
 from trainer.config import *
-from trainer.memory import architecture_of
-from trainer.plan import _sample_bytes, out_of_memory_advice
 from trainer.run import run_training
 real, calls = torch.Tensor.backward, []
 def full(self, *rest, **named):
@@ -79,6 +78,49 @@ def test_out_of_memory_is_one_line_and_the_run_goes_on_in_smaller_parts(config: 
     assert [entry["changed"] for entry in history] == [["accumulate"]]
 
 
+def full(*rest: Any, **named: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_out_of_memory_while_encoding_is_not_laid_to_the_steps(
+    config: TrainConfig, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(shutil.copytree(dataset, tmp_path / "data", ignore=shutil.ignore_patterns(".cache")))
+    config = replace(config, dataset=data)
+    with monkeypatch.context() as patch:
+        patch.setattr("diffusers.AutoencoderKL.encode", full)
+        with pytest.raises(CnlabError, match=r"while the train samples are encoded; .*--device cpu") as caught:
+            run_training(config)
+    assert "--accumulate" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    run_training(config)
+
+
+def test_out_of_memory_in_a_validation_names_what_helps_there(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.watch.watcher.held_out_loss", full)
+        with pytest.raises(CnlabError, match=r"validation at step 0; run the same command with --engine .*text_cache"):
+            run_training(config)
+        cached = replace(config, engine=("text_cache",), watch=replace(config.watch, fidelity_samples=2))
+        with pytest.raises(CnlabError, match=r"step 0; run it with --watch\.fidelity-samples 0"):
+            run_training(cached)
+    assert not (config.out / "run").exists()
+    losses_at, calls = watcher.held_out_loss, []
+
+    def later(*rest: Any, **named: Any) -> Any:
+        calls.append(1)
+        return losses_at(*rest, **named) if len(calls) == 1 else full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.watch.watcher.held_out_loss", later)
+        with pytest.raises(CnlabError, match="step 3; run the same command with --engine channels_last text_cache"):
+            run_training(config)
+    assert run_training(replace(config, engine=("channels_last", "text_cache"))).name == "run"
+    assert validation_advice(cached.resolved(), begun=True).startswith("train anew under another --name with --watch")
+
+
 @pytest.mark.parametrize(
     ("batch", "world", "options", "advice"),
     [
@@ -94,7 +136,7 @@ def test_advice_after_out_of_memory_is_taken(
     config: TrainConfig, batch: int, world: int, options: dict[str, Any], advice: str
 ) -> None:
     config = replace(config, batch=batch, **options)
-    assert out_of_memory_advice(config.resolved(), world) == advice
+    assert step_advice(config.resolved(), world) == advice
     option, *values = advice.split()
     changed = {"accumulate": int(values[0])} if option == "--accumulate" else {"engine": tuple(values)}
     assert batch % (replace(config, **changed).resolved().accumulate * world) == 0

@@ -53,6 +53,16 @@ class Posterior:
     before: np.ndarray
     after: np.ndarray
     terms: Terms
+    ends: np.ndarray  # (K + 1, 2) first and last point by each candidate, settled or not, and by the ramp
+    n: float  # independent points
+
+    def fall(self) -> tuple[float, float]:
+        """Height at the first and at the last point, by the candidates that fall."""
+        terms = self.terms
+        logs = np.append(np.where(terms.up, -math.inf, terms.weight(self.n)), terms.ramp(self.n))
+        logs[-1] = -math.inf if terms.ramp_up else logs[-1]
+        first, last = np.exp(logs - log_sum_exp(logs)) @ self.ends
+        return float(first), float(last)
 
     def evidence(self, n: float) -> float:
         """Log of the evidence of all these kinds together, were the curve's points worth ``n`` independent ones."""
@@ -71,22 +81,29 @@ class Terms:
     settled: np.ndarray
     r2_single: np.ndarray
     r2_ramp: np.ndarray
+    ramp_up: bool
 
     def weight(self, n: float) -> np.ndarray:
         """Log weight (K,) of each candidate rise or fall against the flat curve."""
         factor = np.where(self.two, log_bayes_factor(self.r2, 2, n), log_bayes_factor(self.r2, 1, n))
         return np.where(self.usable, self.cells.log_prior + factor, -math.inf)
 
+    def ramp(self, n: float) -> float:
+        """Log weight of the straight ramp, up or down."""
+        return math.log(PRIOR["ramp"]) + float(log_bayes_factor(self.r2_ramp, 1, n)[0])
+
     def logs(self, n: float) -> dict[str, float]:
         """Log evidence of each kind of curve against the flat one."""
         weight, single = self.weight(n), math.log(PRIOR["outlier"] / len(self.r2_single))
+        fall = log_sum_exp(weight[~self.up])
+        ramp = self.ramp(n)
         return {
             "settled": log_sum_exp(weight[self.up & self.settled]),
             "rising": log_sum_exp(weight[self.up & ~self.settled]),
             "flat": math.log(PRIOR["flat"]),
             "outlier": log_sum_exp(single + log_bayes_factor(self.r2_single, 1, n)),
-            "ramp": math.log(PRIOR["ramp"]) + float(log_bayes_factor(self.r2_ramp, 1, n)[0]),
-            "fall": log_sum_exp(weight[~self.up]),
+            "ramp": ramp if self.ramp_up else -math.inf,
+            "fall": fall if self.ramp_up else float(np.logaddexp(fall, ramp)),
         }
 
 
@@ -207,13 +224,15 @@ def posterior(steps: np.ndarray, y: np.ndarray, share: np.ndarray, cells: Cells)
         1 if steps[0] == 0 else 0 :
     ]  # at step 0 the zero convolutions make the net the prior: no outlier
     ramp = ((steps - steps[0]) / (steps[-1] - steps[0]))[None]
-    r2_single, r2_ramp = least_squares(y, share, single)[0], least_squares(y, share, ramp)[0]
+    r2_single = least_squares(y, share, single)[0]
+    r2_ramp, start, slope, _ = least_squares(y, share, ramp)
 
     likeliest = int(np.argmax(np.where(usable, r2, -1)))
     fit = before[likeliest] + rise[likeliest] * cells.columns[likeliest] + more[likeliest] * cells.slow[likeliest]
+    ends = before[:, None] + rise[:, None] * cells.columns[:, [0, -1]] + more[:, None] * cells.slow[:, [0, -1]]
     n = independent_points(np.sqrt(share) * (y - fit))
     settled = np.searchsorted(steps, cells.settled, "left") <= points - SETTLED
-    terms = Terms(cells, r2, np.asarray(two), usable, rise > 0, settled, r2_single, r2_ramp)
+    terms = Terms(cells, r2, np.asarray(two), usable, rise > 0, settled, r2_single, r2_ramp, bool(slope[0] > 0))
     logs = terms.logs(n)
     everything = log_sum_exp(np.array(list(logs.values())))
     chosen = np.where(terms.up & settled, terms.weight(n), -math.inf)
@@ -224,6 +243,8 @@ def posterior(steps: np.ndarray, y: np.ndarray, share: np.ndarray, cells: Cells)
         before=before,
         after=before + rise,
         terms=terms,
+        ends=np.append(ends, [[start[0], start[0] + slope[0]]], axis=0),
+        n=n,
     )
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contract.errors import CnlabError, first_line
-from pipeline.contract.files import atomic, read_json, user_cache
+from pipeline.contract.files import read_json
 from pipeline.contract.hub import NAMES, require_hub
-from pipeline.contract.identity import fingerprint
 from pipeline.contract.models import weights_identity
+from trainer.nets.model_cache import cache_entry, sole_maker
 
 WEIGHTS = Path(__file__).parents[1] / "prior" / "weights"  # what ships with the package
 SINGLE = (".safetensors", ".ckpt")
@@ -156,25 +156,6 @@ def _downloaded(name: str, options: BaseOptions, configs_only: bool) -> str:
     )
 
 
-def _cache(identity: Any) -> Path:
-    return user_cache() / "models" / fingerprint(identity)[:16]
-
-
-@contextmanager
-def _made_once(folder: Path) -> Iterator[Path | None]:
-    """A folder to fill, which becomes ``folder``; None when that is there. One process at a time."""
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):
-        if folder.is_dir():
-            yield None
-            return
-        with atomic(folder) as part:
-            part.mkdir()
-            yield part
-
-
 def _converted(name: str, options: BaseOptions) -> str:
     """A model in one file (``.safetensors``, ``.ckpt``; SD 1.x, 2.x, SDXL), brought into diffusers' layout once."""
     from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -183,11 +164,11 @@ def _converted(name: str, options: BaseOptions) -> str:
     path = Path(name)
     if path.suffix not in SINGLE:
         raise CnlabError(f"model {name!r} is neither a folder nor a {' or '.join(SINGLE)} file")
-    folder = _cache({"file": weights_identity(name), "config": model_identity(options.single_file_config)})
-    with _made_once(folder) as part:
+    config = options.single_file_config
+    folder = cache_entry({"file": weights_identity(name), "config": model_identity(config)})
+    with sole_maker(folder, name, {"single_file_config": config}) as part:
         if part is None:
             return str(folder)
-        config = options.single_file_config
         if config == "tabletop":
             config = str(WEIGHTS / "tabletop-sd")
         if not config:
@@ -212,8 +193,8 @@ def _composed(name: str, source: str, options: BaseOptions) -> str:
     variant = options.weights_variant
     if not variant and not options.vae:
         return source
-    folder = _cache({"model": model_identity(name, options)})
-    with _made_once(folder) as part:
+    folder = cache_entry({"model": model_identity(name, options)})
+    with sole_maker(folder, name, options.chosen) as part:
         if part is None:
             return str(folder)
         for sub in (s for s in KEPT if (Path(source) / s).is_dir()):

@@ -71,6 +71,39 @@ def test_a_model_in_one_file_is_the_model_in_a_folder(
     assert written.stat().st_mtime_ns == before  # once
 
 
+def test_models_of_files_that_changed_or_went_are_removed_from_the_cache(
+    model_folder: Path, other_vae: AutoencoderKL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.nets.base import model_folder as folder_of
+
+    def entries() -> set[str]:
+        return {place.name for place in (tmp_path / "cache" / "controlnet-lab" / "models").iterdir() if place.is_dir()}
+
+    file, twin = (write_single_file(model_folder, tmp_path / f"{name}.safetensors") for name in ("own", "twin"))
+    changed = load_file(twin)
+    name = next(iter(changed))
+    save_file({**changed, name: changed[name] + 1}, twin)
+    other_vae.save_pretrained(tmp_path / "vae")
+    config = BaseOptions(single_file_config=str(model_folder))
+    first = Path(folder_of(str(file), config))
+    composed = Path(folder_of(str(file), replace(config, vae=str(tmp_path / "vae"))))
+    other = Path(folder_of(str(twin), config))
+    older = first.with_name("0123456789abcdef")  # of a version that recorded nothing
+    older.mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Path(folder_of("own.safetensors", config)) == first  # the same file
+    assert entries() == {first.name, composed.name, other.name}
+    tensors = load_file(file)
+    save_file({**tensors, name: tensors[name] + 2}, file)
+    second = Path(folder_of(str(file), config))
+    assert entries() == {second.name, composed.name, other.name}
+    again = Path(folder_of(str(file), replace(config, vae=str(tmp_path / "vae"))))
+    assert entries() == {second.name, again.name, other.name}
+    twin.unlink()
+    assert same(load_prior(str(file), CPU, config).vae, load_prior(str(model_folder), CPU).vae)
+    assert entries() == {second.name, again.name}
+
+
 def test_a_file_that_holds_no_model_ends_in_one_line(model_folder: Path, tmp_path: Path) -> None:
     from trainer.nets.base import model_folder as folder_of
 
