@@ -31,7 +31,7 @@ class Items:
     sheets: int = 0
     """Number of sheets, a multiple of the number of methods, so that each item is shown every way; 0: every block
     once for each."""
-    repeats: float = 0.1
+    repeats: float = 0.175
     """Share of the items shown a second time, sides swapped, to measure a rater's consistency (0 to 0.5)."""
     catch: int = 7
     """Catch trials of a sheet: a scrambled picture, or the same picture twice (0, or 4 to 20)."""
@@ -45,8 +45,9 @@ class Rules:
 
     catch_allowed: int = 1
     """A rater with more failed catch trials on a sheet is left out."""
-    repeats_needed: int = 6
-    """A rater none of whose repeats, at least so many, was answered alike is left out; 0: no such rule."""
+    repeats_needed: int = 7
+    """A rater who contradicts the first answer at every repeat of a sheet, at least so many, is left out; 0: no such
+    rule."""
     margin: float = 0.1
     """Equivalence margin around 0.5."""
 

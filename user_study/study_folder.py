@@ -26,7 +26,8 @@ COLUMNS = (
     "study", "sheet", "rater", "trial", "item", "key", "group", "kind", "shown", "choice", "winner",
     "response_ms", "simulated",
 )  # fmt: skip
-UNKNOWN_RULES = {"catch_allowed": 1, "repeats_needed": 0, "margin": 0.1}
+#: Of studies that do not name a rule. "alike": left out when no repeat was answered alike, as before "contrary".
+UNKNOWN_RULES = {"catch_allowed": 1, "repeats_needed": 0, "repeats_rule": "alike", "margin": 0.1}
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import choix
 import numpy as np
 import pandas as pd
 
 from user_study.analysis import two_way as tw
-from user_study.analysis.modes import PRIOR, abilities
-from user_study.config import Items
+from user_study.analysis.modes import abilities
+from user_study.analysis.screening import exclusions
+from user_study.config import Items, Rules
 from user_study.design.plan import power
 from user_study.design.population import Population, crossing, draw_votes
 from user_study.design.trials import Layout, plan_sheet
+from user_study.study_folder import Study
 
 #: name: raters, items a rater, pool
 DESIGNS = {
@@ -23,6 +27,9 @@ DESIGNS = {
 }
 SPREADS = ((0.3, 0.8), (0.6, 0.8), (0.7, 0.5))
 MARGIN = 0.1
+REPETITIONS = 20_000  # studies a line of the table: a level of .05 is known to +- .003
+WORTH = (0.6, 0.0, -0.6)  # of three methods, in logits
+TWO = (0.3, -0.3)
 
 
 def levels(
@@ -75,22 +82,27 @@ def holm_level(repetitions: int) -> float:
     return float(np.mean([min(tw.holm(column)) <= 0.05 for column in p.T]))
 
 
-def draw_rankings(raters: int, items: int, repetitions: int, seed: int) -> np.ndarray:
-    """Ranks (B, raters * items, 3), 3 best, of three methods of unequal worth with rater and item effects."""
-    random = np.random.default_rng(seed)
+def draw_rankings(raters: int, items: int, repetitions: int, seed: int, worth: tuple[float, ...] = WORTH) -> np.ndarray:
+    """Ranks (B, raters * items, k), k best, of methods of unequal worth with rater and item effects."""
+    random, k = np.random.default_rng(seed), len(worth)
     rater, item = np.repeat(np.arange(raters), items), np.tile(np.arange(items), raters)
-    worth = (
-        np.array([0.6, 0.0, -0.6])
-        + random.normal(0, 0.3, (repetitions, raters, 3))[:, rater]
-        + random.normal(0, 0.5, (repetitions, items, 3))[:, item]
-        + random.gumbel(size=(repetitions, rater.size, 3))
+    value = (
+        np.array(worth)
+        + random.normal(0, 0.3, (repetitions, raters, k))[:, rater]
+        + random.normal(0, 0.5, (repetitions, items, k))[:, item]
+        + random.gumbel(size=(repetitions, rater.size, k))
     )
-    return np.argsort(np.argsort(worth, axis=-1), axis=-1) + 1
+    return np.argsort(np.argsort(value, axis=-1), axis=-1) + 1
+
+
+def population_rankings(n: int, worth: tuple[float, ...] = WORTH) -> np.ndarray:
+    """Ranks (n, k) of n raters on an item each, none of them shared: what a study of any size estimates."""
+    return draw_rankings(1, 1, n, 7, worth)[:, 0]
 
 
 def rank_coverage(repetitions: int, raters: int = 12, items: int = 20) -> float:
     """Coverage of the 95 % intervals of average ranks."""
-    truth = draw_rankings(1500, 1500, 1, 7)[0].mean(axis=0)
+    truth = population_rankings(2_000_000).mean(axis=0)
     rater, item = np.repeat(np.arange(raters), items), np.tile(np.arange(items), raters)
     ranks = draw_rankings(raters, items, repetitions, 8)
     inside = []
@@ -100,15 +112,15 @@ def rank_coverage(repetitions: int, raters: int = 12, items: int = 20) -> float:
     return float(np.mean(inside))
 
 
-def ability_coverage(repetitions: int, raters: int = 12, items: int = 20) -> float:
-    """Coverage of the 95 % intervals of Plackett-Luce abilities; each study takes a good second."""
-    names = ["x", "y", "z"]
+def ability_coverage(repetitions: int, raters: int = 12, items: int = 20, worth: tuple[float, ...] = WORTH) -> float:
+    """Coverage of the 95 % intervals of Plackett-Luce abilities; with two methods, of Bradley-Terry's."""
+    names = "xyz"[: len(worth)]
     votes = pd.DataFrame({"rater": np.repeat(np.arange(raters), items), "item": np.tile(np.arange(items), raters)})
     order = lambda ranks: [tuple(map(int, row)) for row in np.argsort(-ranks, axis=-1)]  # noqa: E731
-    truth = choix.ilsr_rankings(3, order(draw_rankings(250, 250, 1, 7)[0]), alpha=PRIOR)
+    truth = choix.ilsr_rankings(len(worth), order(population_rankings(400_000, worth)))
     inside = []
-    for ranks in draw_rankings(raters, items, repetitions, 8):
-        for entry, expected in zip(abilities(order(ranks), votes, names), truth, strict=True):
+    for ranks in draw_rankings(raters, items, repetitions, 8, worth):
+        for entry, expected in zip(abilities(order(ranks), votes, list(names)), truth, strict=True):
             inside.append(entry["ci_low"] <= expected <= entry["ci_high"])
     return float(np.mean(inside))
 
@@ -135,6 +147,36 @@ def catch_rule(repetitions: int, catch: int = Items.catch, allowed: int = 1) -> 
         slips = random.random((repetitions, len(expected))) < slip
         kept[f"careful, slips {slip:.0%}"] = float(np.mean(slips.sum(axis=1) <= allowed))
     return kept
+
+
+#: choices of the two times that an item is shown; where it says so, the side stays where the sides changed
+REPEATS = {
+    "paired, both look the same": ("paired", ["left", "right"], [0.5, 0.5]),
+    "paired, the same, ties at 15 %": ("paired", ["left", "right", "tie"], [0.425, 0.425, 0.15]),
+    "ranking of three, all look the same": (
+        "ranking",
+        ["0>1>2", "0>2>1", "1>0>2", "1>2>0", "2>0>1", "2>1>0"],
+        [1 / 6] * 6,
+    ),
+    "discrimination, by guessing": ("discrimination", ["first", "second"], [0.5, 0.5]),
+    "paired, always left": ("paired", ["left", "right"], [1.0, 0.0]),
+    "paired, left at 95 %": ("paired", ["left", "right"], [0.95, 0.05]),
+}
+
+
+def repeats_rule(raters: int, needed: int = Rules.repeats_needed) -> dict[str, float]:
+    """Share of raters left out by the rule on repeats, as many repeats as it needs; choices do not see the pictures."""
+    random, out = np.random.default_rng(4), {}
+    count = raters * needed
+    who = {"sheet": "s", "rater": np.repeat(np.arange(raters), needed), "item": np.tile(np.arange(needed), raters)}
+    for name, (mode, choices, chances) in REPEATS.items():
+        config = {"mode": mode, "repeats_needed": needed, "repeats_rule": "contrary"}
+        study = Study(Path("s"), {"study": "s", "config": config}, {}, {}, {}, {}, {})
+        draw = lambda kind: pd.DataFrame(  # noqa: E731
+            {**who, "kind": kind, "choice": random.choice(choices, count, p=chances), "winner": ""}  # noqa: B023
+        )
+        out[name] = len(exclusions(pd.concat([draw("pair"), draw("repeat")]), study)) / raters
+    return out
 
 
 def planner(repetitions: int) -> list[tuple[str, float, float]]:
@@ -169,7 +211,7 @@ def _probit_power(population: Population, design: str, repetitions: int) -> floa
     return found / repetitions
 
 
-def main(repetitions: int = 6000) -> None:
+def main(repetitions: int = REPETITIONS) -> None:
     """Print the tables of docs/study-statistics.md."""
     print(
         "| raters x items | rater sd | item sd | ties | coverage at .5 | coverage at .7 | type I | TOST at its margin |"
@@ -181,12 +223,13 @@ def main(repetitions: int = 6000) -> None:
                 found = levels(design, rater_sd, item_sd, repetitions, ties)
                 cells = " | ".join(f"{value:.3f}" for value in found.values())
                 print(f"| {design} | {rater_sd} | {item_sd} | {ties:.0%} | {cells} |", flush=True)
-    again = levels("25 x 100", 0.3, 0.8, 5 * repetitions, 0.2, seed=21)
-    print(f"\n25 x 100, .3, .8, 20 % with {5 * repetitions} other studies: TOST {again['TOST']:.3f}")
-    print(f"Average ranks, three methods, 12 x 20: coverage {rank_coverage(repetitions):.3f}")
-    print(f"Plackett-Luce abilities likewise ({repetitions // 10} studies): {ability_coverage(repetitions // 10):.3f}")
-    print(f"Holm over three pairs of equal methods: {holm_level(repetitions):.3f}")
-    print(f"Permutation by raters, fixed items: {permutation_level(5000):.3f}\n")
+    print(f"\nAverage ranks, three methods, 12 x 20 (6,000 studies): coverage {rank_coverage(6000):.3f}")
+    print(f"Bradley-Terry abilities of two (5,000): {ability_coverage(5000, worth=TWO):.3f}")
+    print(f"Plackett-Luce abilities of three (5,000): {ability_coverage(5000):.3f}")
+    print(f"Holm over three pairs of equal methods (6,000): {holm_level(6000):.3f}")
+    print(f"Permutation by raters, fixed items (6,000): {permutation_level(6000):.3f}\n")
+    for name, share in repeats_rule(50_000).items():
+        print(f"rule on repeats, {name}: left out {share:.4f}")
     for catch in (4, 7):
         print(catch, catch_rule(200_000, catch))
     for row in planner(6000):

@@ -112,7 +112,7 @@ def small_world(root: Path) -> World:
         dataset=root / "data" / "tiny",
         out=root / "studies" / "s",
         results=root / "results",
-        items=Items(per_sheet=10, catch=4),
+        items=Items(per_sheet=10, catch=4, repeats=0.1),
     )
     return World(root, config)
 

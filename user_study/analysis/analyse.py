@@ -34,12 +34,12 @@ def analyse(votes: pd.DataFrame, study: Study, results: Path | None = None) -> d
     excluded = exclusions(votes, study)
     out = {(row["sheet"], row["rater"]) for row in excluded}
     used = votes[[pair not in out for pair in zip(votes["sheet"], votes["rater"], strict=True)]]
-    catches, again = failed_catches(votes, study), repeats(used)
+    catches, again = failed_catches(votes, study), repeats(used, study)
     pairs = used[used["kind"] == "pair"]
-    seen = pairs[pairs["choice"] != "unseen"]
+    judged = pairs[pairs["choice"] != "unseen"]
     by_mode = {"paired": paired, "ranking": ranking, "discrimination": discrimination}[study.mode]
-    unit = seen["item"] + seen["shown"] if study.mode == "discrimination" else seen["item"]  # the picture judged
-    left = seen[seen["choice"].isin(["left", "right"])]["choice"] == "left"
+    unit = judged["item"] + judged["shown"] if study.mode == "discrimination" else judged["item"]  # the picture judged
+    left = judged[judged["choice"].isin(["left", "right"])]["choice"] == "left"
     result: dict[str, Any] = {
         "study": study.id,
         "mode": study.mode,
@@ -57,11 +57,11 @@ def analyse(votes: pd.DataFrame, study: Study, results: Path | None = None) -> d
         "catch": {"trials": len(catches), "failed": int(catches["failed"].sum()) if len(catches) else 0},
         "repeats": exact_rate(int(again["alike"].sum()), len(again)),
         "left_share": None if study.foreign else exact_rate(int(left.sum()), len(left)),
-        "agreement_alpha": st.krippendorff_alpha(unit, seen["rater"], seen["winner"]) if len(seen) else None,
+        "agreement_alpha": st.krippendorff_alpha(unit, judged["rater"], judged["winner"]) if len(judged) else None,
         "median_response_ms": float(pairs["response_ms"].median()) if len(pairs) else None,
-        **by_mode(seen, study.subjects, study.rules["margin"]),
+        **by_mode(judged, study.subjects, study.rules["margin"]),
     }
-    result["metrics"] = _metrics(seen, study, results)
+    result["metrics"] = _metrics(judged, study, results)
     return result
 
 
@@ -73,7 +73,7 @@ def exact_rate(count: int, n: int) -> dict[str, Any] | None:
     return {"value": count / n, "ci_low": low, "ci_high": high, "n": n}
 
 
-def _metrics(seen: pd.DataFrame, study: Study, results: Path | None) -> list[dict[str, Any]]:
+def _metrics(judged: pd.DataFrame, study: Study, results: Path | None) -> list[dict[str, Any]]:
     from user_study.analysis.metric_votes import agreement
 
-    return [] if results is None or study.mode != "paired" else agreement(seen, results)
+    return [] if results is None or study.mode != "paired" else agreement(judged, results, study)

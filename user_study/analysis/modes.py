@@ -28,7 +28,7 @@ def rate(name: str, subject: str, values: Any, votes: pd.DataFrame, against: str
                 "n": 0}  # fmt: skip
     mean = tw.two_way_mean(values, votes["rater"], votes["item"])
     low, high = tw.rate_interval(mean)
-    bounds = {"value": tw.one(mean.value), "ci_low": tw.one(low), "ci_high": tw.one(high), "n": len(votes)}
+    bounds = {"value": tw.scalar(mean.value), "ci_low": tw.scalar(low), "ci_high": tw.scalar(high), "n": len(votes)}
     return {"name": name, "subject": subject, "against": against, **bounds}
 
 
@@ -42,7 +42,7 @@ def tests(values: Any, votes: pd.DataFrame, margin: float) -> dict[str, Any]:
     return {
         "difference_p": float(tw.difference_test(mean)),
         "equivalence_p": float(tw.equivalence_test(mean, margin)),
-        "minimal_detectable_effect": tw.one(tw.minimal_detectable_effect(mean)),
+        "minimal_detectable_effect": tw.scalar(tw.minimal_detectable_effect(mean)),
         "effective_n": _effective(mean),
         "needed_for_difference": _needed(mean, tw.needed_growth(mean, float(mean.value))),
         "needed_for_equality": _needed(mean, tw.needed_growth(mean, 0.5, equal_within=margin)),
@@ -63,18 +63,18 @@ def _needed(mean: tw.Mean, growth: float | None) -> dict[str, int] | None:
     return {"raters": ceil(growth * float(mean.raters)), "items": ceil(growth * float(mean.items))}
 
 
-def paired(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
+def paired(votes: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
     """Win rate of the first subject over decided votes, ties beside it and as half a win."""
     a, b = subjects[:2]
-    decided = seen[seen["winner"].isin([a, b])]
+    decided = votes[votes["winner"].isin([a, b])]
     won = (decided["winner"] == a).to_numpy(dtype=float)
-    tie = (seen["winner"] == "tie").to_numpy(dtype=float)
-    half = np.where(tie == 1, 0.5, (seen["winner"] == a).to_numpy(dtype=float))
+    tie = (votes["winner"] == "tie").to_numpy(dtype=float)
+    half = np.where(tie == 1, 0.5, (votes["winner"] == a).to_numpy(dtype=float))
     return {
         "numbers": [
             rate("win_rate", a, won, decided, b),
-            rate("tie_rate", a, tie, seen, b),
-            rate("win_rate_ties_half", a, half, seen, b),
+            rate("tie_rate", a, tie, votes, b),
+            rate("win_rate_ties_half", a, half, votes, b),
         ],
         "tests": tests(won, decided, margin),
         "per_rater": _each(decided, won, "rater"),
@@ -91,35 +91,35 @@ def _each_subject(votes: pd.DataFrame, ranks: Any, subjects: list[str], by: str)
     return [{**entry, "subject": s} for n, s in enumerate(subjects) for entry in _each(votes, ranks[:, n], by)]
 
 
-def ranking(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
+def ranking(votes: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
     """Average user ranking (1 worst to k best), pairwise win rates with Holm's correction, Plackett-Luce abilities."""
-    ranks, orders = _ranks(seen, subjects)
+    ranks, orders = _ranks(votes, subjects)
     numbers, pairwise = [], []
     for n, subject in enumerate(subjects):
-        if not len(seen):
+        if not len(votes):
             break
-        mean = tw.two_way_mean(ranks[:, n], seen["rater"], seen["item"])
-        value, half = float(mean.value), tw.one(tw.mean_half_width(mean))
+        mean = tw.two_way_mean(ranks[:, n], votes["rater"], votes["item"])
+        value, half = float(mean.value), tw.scalar(tw.mean_half_width(mean))
         low, high = (None, None) if half is None else (max(1.0, value - half), min(float(len(subjects)), value + half))
-        per_rater = [float(part.mean()) for part in _by(ranks[:, n], seen["rater"])]
+        per_rater = [float(part.mean()) for part in _by(ranks[:, n], votes["rater"])]
         numbers.append({"name": "average_rank", "subject": subject, "against": None, "value": value, "ci_low": low,
-                        "ci_high": high, "n": len(seen), "sd_over_raters": float(np.std(per_rater, ddof=1))
+                        "ci_high": high, "n": len(votes), "sd_over_raters": float(np.std(per_rater, ddof=1))
                         if len(per_rater) > 1 else None})  # fmt: skip
     for a, b in combinations(range(len(subjects)), 2):
         won = (ranks[:, a] > ranks[:, b]).astype(float)
-        number = rate("win_rate", subjects[a], won, seen, subjects[b])
-        pairwise.append({**number, **tests(won, seen, margin)})
+        number = rate("win_rate", subjects[a], won, votes, subjects[b])
+        pairwise.append({**number, **tests(won, votes, margin)})
     for entry, p in zip(pairwise, tw.holm([e.get("difference_p", 1.0) for e in pairwise]), strict=True):
         entry["holm_p"] = p
-    units = np.concatenate([[f"{item}/{subject}" for item in seen["item"]] for subject in subjects])
-    coders, long = np.tile(seen["rater"].to_numpy(dtype=str), len(subjects)), ranks.T.ravel()
+    units = np.concatenate([[f"{item}/{subject}" for item in votes["item"]] for subject in subjects])
+    coders, long = np.tile(votes["rater"].to_numpy(dtype=str), len(subjects)), ranks.T.ravel()
     return {
         "numbers": numbers + pairwise,
         "tests": {},
-        "per_rater": _each_subject(seen, ranks, subjects, "rater"),
-        "per_item": _each_subject(seen, ranks, subjects, "item"),
-        "abilities": abilities(orders, seen, subjects),
-        "agreement_alpha": st.krippendorff_alpha(units, coders, long, "ordinal") if len(seen) else None,
+        "per_rater": _each_subject(votes, ranks, subjects, "rater"),
+        "per_item": _each_subject(votes, ranks, subjects, "item"),
+        "abilities": abilities(orders, votes, subjects),
+        "agreement_alpha": st.krippendorff_alpha(units, coders, long, "ordinal") if len(votes) else None,
     }
 
 
@@ -128,10 +128,10 @@ def _by(values: Any, labels: Any) -> list[Any]:
     return [values[groups == g] for g in range(groups.max(initial=-1) + 1)]
 
 
-def _ranks(seen: pd.DataFrame, subjects: list[str]) -> tuple[Any, list[tuple[int, ...]]]:
+def _ranks(votes: pd.DataFrame, subjects: list[str]) -> tuple[Any, list[tuple[int, ...]]]:
     """(n, k) rank of each subject, k best; and each vote's subjects from best to worst."""
     orders = []
-    for shown, choice in zip(seen["shown"], seen["choice"], strict=True):
+    for shown, choice in zip(votes["shown"], votes["choice"], strict=True):
         names = json.loads(shown)
         orders.append(tuple(subjects.index(names[int(place)]) for place in choice.split(">")))
     ranks = np.zeros((len(orders), len(subjects)))
@@ -140,7 +140,7 @@ def _ranks(seen: pd.DataFrame, subjects: list[str]) -> tuple[Any, list[tuple[int
     return ranks, orders
 
 
-def abilities(orders: list[tuple[int, ...]], seen: pd.DataFrame, subjects: list[str]) -> list[Number]:
+def abilities(orders: list[tuple[int, ...]], votes: pd.DataFrame, subjects: list[str]) -> list[Number]:
     """Plackett-Luce abilities (logits, mean 0); interval from deleting raters and items in turn, variances added.
 
     References
@@ -151,7 +151,7 @@ def abilities(orders: list[tuple[int, ...]], seen: pd.DataFrame, subjects: list[
         return []
     fit = lambda chosen: choix.ilsr_rankings(len(subjects), chosen, alpha=PRIOR)  # noqa: E731
     whole, variance = fit(orders), np.zeros(len(subjects))
-    for labels in (seen["rater"].to_numpy(), seen["item"].to_numpy()):
+    for labels in (votes["rater"].to_numpy(), votes["item"].to_numpy()):
         names = np.unique(labels)
         if len(names) < 2:
             return [{"subject": s, "value": float(v), "ci_low": None, "ci_high": None}
@@ -163,22 +163,22 @@ def abilities(orders: list[tuple[int, ...]], seen: pd.DataFrame, subjects: list[
             for s, v, h in zip(subjects, whole, half, strict=True)]  # fmt: skip
 
 
-def discrimination(seen: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
+def discrimination(votes: pd.DataFrame, subjects: list[str], margin: float) -> dict[str, Any]:
     """Accuracy over raters and pictures, d' and criterion, and by how much raters differ beyond chance."""
-    shown = seen["shown"].map(lambda text: json.loads(text)[0])
-    right = (shown == seen["winner"]).to_numpy(dtype=float)
+    shown = votes["shown"].map(lambda text: json.loads(text)[0])
+    right = (shown == votes["winner"]).to_numpy(dtype=float)
     a, b = subjects[:2]
-    said = seen["winner"] == b  # a "signal" is a picture of the second kind
+    second = votes["winner"] == b  # a "signal" is a picture of the second kind
     signals, noise = (shown == b), (shown == a)
-    per = seen.assign(right=right).groupby("rater")["right"].agg(["sum", "size"])
+    per = votes.assign(right=right).groupby("rater")["right"].agg(["sum", "size"])
     spread = st.overdispersion(per["sum"], per["size"]) if len(per) else None
-    d, c = st.d_prime(int((said & signals).sum()), int(signals.sum()), int((said & noise).sum()), int(noise.sum()))
+    d, c = st.d_prime(int((second & signals).sum()), int(signals.sum()), int((second & noise).sum()), int(noise.sum()))
     return {
-        "numbers": [rate("accuracy", a, right, seen, b)],
-        "tests": tests(right, seen, margin),
+        "numbers": [rate("accuracy", a, right, votes, b)],
+        "tests": tests(right, votes, margin),
         "d_prime": d,
         "criterion_c": c,
         "overdispersion": None if spread is None else vars(spread),
-        "per_rater": _each(seen, right, "rater"),
-        "per_item": _each(seen, right, "item"),
+        "per_rater": _each(votes, right, "rater"),
+        "per_item": _each(votes, right, "item"),
     }

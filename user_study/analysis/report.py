@@ -51,13 +51,13 @@ def verdict(result: dict[str, Any]) -> str:
 
 def _needed(result: dict[str, Any]) -> str:
     """What would have been needed, in words; empty where the study cannot tell."""
-    wanted = {
+    goals = {
         "needed_for_difference": f"find a rate of {result['numbers'][0]['value']:.1%}, as seen here,",
         "needed_for_equality": f"show equality within {result['margin']:.0%}, if there is no difference,",
     }
-    sizes = {name: result["tests"].get(name) for name in wanted}
+    sizes = {name: result["tests"].get(name) for name in goals}
     return "".join(
-        f" To {wanted[name]} as surely takes about {size['raters']} raters on {size['items']} items, each judging as "
+        f" To {goals[name]} as surely takes about {size['raters']} raters on {size['items']} items, each judging as "
         "many as here."
         for name, size in sizes.items()
         if size is not None
@@ -79,7 +79,7 @@ def report_text(result: dict[str, Any]) -> str:
                 f"effective votes {spread['effective_n']:.0f}"
             )
     lines += _care(result)
-    lines += [f"{_what(entry)}: {_number(entry)}" for entry in result["metrics"]]
+    lines += _metrics(result)
     return "\n".join(for_terminal(line) for line in lines)
 
 
@@ -101,7 +101,11 @@ def _tests(result: dict[str, Any]) -> list[str]:
 
 def _care(result: dict[str, Any]) -> list[str]:
     alpha, rules = result["agreement_alpha"], result["rules"]
-    steady = f", or none of at least {rules['repeats_needed']} repeats alike" if rules["repeats_needed"] else ""
+    needed = rules["repeats_needed"]
+    what = f"all of at least {needed} repeats contrary" if rules.get("repeats_rule") == "contrary" else (
+        f"none of at least {needed} repeats alike"
+    )  # fmt: skip
+    steady = f", or {what}" if needed else ""
     rule = f"rules fixed before the votes: left out with more than {rules['catch_allowed']} failed catch trials{steady}"
     if result["foreign"]:
         return [f"votes made elsewhere, all counted; agreement between raters (Krippendorff's alpha): {_alpha(alpha)}"]
@@ -112,6 +116,18 @@ def _care(result: dict[str, Any]) -> list[str]:
         *(f"  left out: rater {e['rater']}, {e['sheet']}: {e['reason']}" for e in result["excluded"]),
         f"repeats answered alike: {_number(result['repeats'])}; left chosen: {_number(result['left_share'])}",
         f"agreement between raters (Krippendorff's alpha): {_alpha(alpha)}",
+    ]
+
+
+def _metrics(result: dict[str, Any]) -> list[str]:
+    """How often metrics agree with the votes, below what a metric would reach that sees no picture."""
+    if not result["metrics"]:
+        return []
+    rate, subjects = result["numbers"][0]["value"], result["subjects"]
+    better = subjects[0] if rate >= 0.5 else subjects[1]
+    return [
+        f"a metric that prefers {better} whatever the picture would agree with the votes: {max(rate, 1 - rate):.3f}",
+        *(f"{_what(entry)}: {_number(entry)}" for entry in result["metrics"]),
     ]
 
 

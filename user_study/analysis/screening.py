@@ -9,6 +9,8 @@ from user_study.study_folder import Study
 if TYPE_CHECKING:
     import pandas as pd
 
+UNDECIDED = ("tie", "unseen")
+
 
 def failed_catches(votes: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Catch trials with a column ``failed``: another answer than the one that the trial wants."""
@@ -21,13 +23,25 @@ def failed_catches(votes: pd.DataFrame, study: Study) -> pd.DataFrame:
     return catches.assign(failed=failed)
 
 
-def repeats(votes: pd.DataFrame) -> pd.DataFrame:
-    """``sheet, rater, item, alike``: whether a repeat has the winner of the original, whose sides were elsewhere."""
+def repeats(votes: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Answers to items shown twice, whose sides were elsewhere the second time (in discrimination it is one picture).
+
+    Columns ``sheet, rater, item``; ``alike``: the same winner; ``contrary``: the same place or order of places chosen
+    again, so other pictures, or in discrimination the other kind. Ties and unseen pictures contradict nothing.
+    """
     index = ["sheet", "rater", "item"]
-    first = votes[votes["kind"] == "pair"].set_index(index)["winner"].rename("first")
-    again = votes[votes["kind"] == "repeat"].set_index(index)["winner"].rename("again")
-    both = again.to_frame().join(first, how="inner").reset_index()
-    return both.assign(alike=both["again"] == both["first"])[[*index, "alike"]]
+    first = _answers(votes, "pair").add_suffix("_first")
+    both = _answers(votes, "repeat").join(first, how="inner").reset_index()
+    same, decided = both["choice"] == both["choice_first"], ~both["choice"].isin(UNDECIDED)
+    if study.mode == "discrimination":
+        contrary = ~same & decided & ~both["choice_first"].isin(UNDECIDED)
+    else:
+        contrary = same & decided
+    return both.assign(alike=both["winner"] == both["winner_first"], contrary=contrary)[[*index, "alike", "contrary"]]
+
+
+def _answers(votes: pd.DataFrame, kind: str) -> pd.DataFrame:
+    return votes[votes["kind"] == kind].set_index(["sheet", "rater", "item"])[["choice", "winner"]]
 
 
 def exclusions(votes: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
@@ -37,10 +51,17 @@ def exclusions(votes: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
     for row in failed[failed["sum"] > rules["catch_allowed"]].reset_index().to_dict("records"):
         reason = f"failed {int(row['sum'])} of {int(row['size'])} catch trials ({rules['catch_allowed']} allowed)"
         out.append({"sheet": row["sheet"], "rater": row["rater"], "reason": reason})
-    alike = repeats(votes).groupby(["sheet", "rater"])["alike"].agg(["sum", "size"])
-    needed = rules["repeats_needed"]
-    for row in alike.reset_index().to_dict("records"):
-        if needed and row["size"] >= needed and row["sum"] == 0:
-            reason = f"none of {int(row['size'])} repeats answered alike"
-            out.append({"sheet": row["sheet"], "rater": row["rater"], "reason": reason})
+    again, needed = repeats(votes, study).groupby(["sheet", "rater"])[["alike", "contrary"]], rules["repeats_needed"]
+    totals = again.sum().assign(size=again.size()).reset_index()
+    for row in totals.to_dict("records"):
+        count = int(row["size"])
+        if not needed or count < needed:
+            continue
+        if rules["repeats_rule"] == "contrary" and row["contrary"] == count:
+            reason = f"contradicted the first answer at all {count} repeats"
+        elif rules["repeats_rule"] == "alike" and row["alike"] == 0:
+            reason = f"none of {count} repeats answered alike"
+        else:
+            continue
+        out.append({"sheet": row["sheet"], "rater": row["rater"], "reason": reason})
     return out

@@ -55,8 +55,8 @@ def krippendorff_alpha(
     table = np.full((len(coders), len(units)), np.nan)  # (coders, units)
     table[at_coder, at_unit] = codes
     shared = table[:, (~np.isnan(table)).sum(axis=0) >= 2]
-    seen = shared[~np.isnan(shared)]
-    if seen.size == 0 or np.unique(seen).size < 2:
+    values = shared[~np.isnan(shared)]
+    if values.size == 0 or np.unique(values).size < 2:
         return None
     return float(krippendorff.alpha(shared, level_of_measurement=scale, value_domain=np.arange(len(kinds))))
 

@@ -228,7 +228,7 @@ def holm(p_values: ArrayLike) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def one(array: Any) -> float | None:
+def scalar(array: Any) -> float | None:
     """The number in an array of one, None for NaN."""
     number = float(np.asarray(array))
     return None if np.isnan(number) else number

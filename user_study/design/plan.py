@@ -57,9 +57,9 @@ def plan_study(config: Plan) -> str:
                 enough.append((raters, pool))
         rows.append(cells)
     error = 1.96 * float(np.sqrt(0.25 / config.repetitions))
-    wanted = f"equivalence within 0.5 +- {config.margin:g}" if config.margin else f"a win rate of {population.rate:g}"
+    goal = f"equivalence within 0.5 +- {config.margin:g}" if config.margin else f"a win rate of {population.rate:g}"
     lines = [
-        f"Power for {wanted} at the 5 % level, {config.per_rater} pairs a rater, rater sd {population.rater_sd:.2f}, "
+        f"Power for {goal} at the 5 % level, {config.per_rater} pairs a rater, rater sd {population.rater_sd:.2f}, "
         f"item sd {population.item_sd:.2f} (logits), ties {population.ties:.0%}; each within {error:.2f}:",
         "",
         markdown_table(["raters", *(f"{pool} items" for pool in config.pools)], rows),

@@ -124,7 +124,7 @@ def plan_sheet(items: list[str], spare: list[str], sheet: int, layout: Layout, s
     """
     group = sheet // layout.sides
     order = shuffled(items, salt, "sides", group)
-    again = order[: max(1, round(len(order) * layout.repeats))] if layout.repeats > 0 else []
+    again = order[: repeated(len(order), layout.repeats)]
     turn = {item: (n + sheet) % layout.sides for n, item in enumerate(order)}
     place = again + [item for item in shuffled(items, salt, "blocks", group) if item not in again]
     third = max(len(again), ceil(len(place) / BLOCKS))
@@ -139,6 +139,11 @@ def plan_sheet(items: list[str], spare: list[str], sheet: int, layout: Layout, s
     trials += [_training(n, layout, extra[(layout.catch + n) % len(extra)]) for n in range(layout.training)]
     named = [replace(t, id="t" + digest(salt, sheet, n, t.kind, t.item)[:10]) for n, t in enumerate(trials)]
     return sorted(named, key=lambda t: (t.block, t.id))
+
+
+def repeated(items: int, share: float) -> int:
+    """How many of a sheet's items are shown twice: the nearest to ``share`` of them, at least one unless it is 0."""
+    return max(1, round(items * share)) if share > 0 else 0
 
 
 def _shown(layout: Layout, turn: int) -> tuple[str, ...]:
@@ -186,13 +191,13 @@ def passing_share(layout: Layout, allowed: int) -> float:
     return max(_at_least(layout.catch - allowed, layout.catch - same, (1 - t) / 2, same, t) for t in habits)
 
 
-def _at_least(wanted: int, n: int, p: float, m: int, q: float) -> float:
-    """Chance of ``wanted`` or more successes among n trials of chance p and m of chance q."""
+def _at_least(least: int, n: int, p: float, m: int, q: float) -> float:
+    """Chance of ``least`` or more successes among n trials of chance p and m of chance q."""
     return sum(
         comb(n, i) * p**i * (1 - p) ** (n - i) * comb(m, j) * q**j * (1 - q) ** (m - j)
         for i in range(n + 1)
         for j in range(m + 1)
-        if i + j >= wanted
+        if i + j >= least
     )
 
 

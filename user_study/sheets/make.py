@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import ceil, log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from user_study.design.trials import (
     items_of_sheet,
     passing_share,
     plan_sheet,
+    repeated,
     shuffled,
 )
 from user_study.sheets.page import clean_text, data_uri, page_text, render_sheet
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LABELS = ("kind 1", "kind 2")
+CARELESS, LOST = 0.5, 0.01  # chance of a contrary repeat by guessing; of careful people, whom its rule may leave out
 CLICKERS = 0.01  # of people who click at random, whom the catch rule should leave in at most
 TEACHING = 20  # examples of a discrimination sheet, unless said otherwise
 
@@ -85,6 +88,7 @@ def make_study(config: Make) -> Path:
         encoded = _encode_all(design, sides, dataset, column)
         _write(config.out, design, encoded, text)
     _remark_on_catches(design.layout, config.rules.catch_allowed)
+    _remark_on_repeats(config.items.per_sheet, config.items.repeats, config.rules.repeats_needed)
     print(
         f"{config.out}: {resolved['sheets']} sheets of {resolved['per_sheet']} items out of {resolved['pool']}; "
         f"give out sheets/, keep key.json to yourself"
@@ -100,6 +104,22 @@ def _remark_on_catches(layout: Layout, allowed: int) -> None:
     enough = [n for n in range(4, 21) if passing_share(replace(layout, catch=n), allowed) <= CLICKERS]
     way = f"--items.catch {enough[0]}" if enough else "--rules.catch-allowed 0"
     print(f"note: the catch rule leaves in {share:.1%} of people who click at random; {way} leaves in less than 1 %")
+
+
+def _remark_on_repeats(items: int, share: float, needed: int) -> None:
+    """Say when the rule on repeats cannot speak, or leaves out more careful people than it should.
+
+    Somebody to whom two pictures look the same contradicts the first answer at most every other time: 2 p (1 - p).
+    """
+    count = repeated(items, share)
+    if needed and CARELESS**needed > LOST:
+        enough = ceil(log(LOST) / log(CARELESS))
+        print(f"note: the rule on repeats may leave out {CARELESS**needed:.1%} of careful people to whom the pictures "
+              f"look the same; --rules.repeats-needed {enough} leaves out less than 1 %")  # fmt: skip
+    if count < needed:
+        way = f"; --items.repeats {needed / items:.3g} makes it {needed}" if 2 * needed <= items else ""
+        print(f"note: a sheet repeats {count} of its {items} items and the rule on repeats needs {needed}, so it "
+              f"leaves nobody out{way}")  # fmt: skip
 
 
 def _map_column(config: Make, sides: tuple[Side, ...], dataset: Triplets) -> str | None:
@@ -146,6 +166,7 @@ def _resolved(
         "training": training,
         "catch_allowed": config.rules.catch_allowed,
         "repeats_needed": config.rules.repeats_needed,
+        "repeats_rule": "contrary",
         "margin": config.rules.margin,
         "question": config.show.question or text[f"question_{config.mode}_{config.criterion}"],
         "labels": list(config.show.labels or LABELS) if discrimination else [],
@@ -166,13 +187,13 @@ def _design(resolved: dict[str, Any], salt: str, sides: tuple[Side, ...], datase
             f"{len(unknown)} of {len(groups)} generated samples are not in the eval split of {dataset.folder} (such as "
             f"{unknown[0]!r}); give the dataset that the pictures were generated from"
         )
-    pool, wanted = resolved["pool"], resolved["catch"] + resolved["training"]
+    pool, extra = resolved["pool"], resolved["catch"] + resolved["training"]
     if len(groups) < pool:
         raise CnlabError(
             f"{', '.join(side.name for side in sides)} share pictures of {len(groups)} samples, fewer than the {pool} "
             "items asked for; evaluate with more --images, or ask for fewer with --items.pool and --items.per-sheet"
         )
-    order = shuffled(groups, salt, "items")[: pool + wanted]
+    order = shuffled(groups, salt, "items")[: pool + extra]
     places = [Place(key, int(shuffled(map(str, groups[key]), salt, "groups", key)[0])) for key in order]
     names = [f"i{n:03d}" for n in range(1, len(places) + 1)]
     layout = Layout(resolved["mode"], len(sides), resolved["repeats"], resolved["catch"], resolved["training"])

@@ -78,10 +78,10 @@ def _row(config: Tidy, line: int, row: dict[str, str]) -> tuple[str, str, str, s
     if config.mode == "discrimination":
         shown = (row.get("shown") or names[0]).strip()
         other = next((name for name in names if name != shown), "")
-        said = {"1": shown, "0": other}.get(choice, choice)
-        if shown not in names or said not in names:
+        answer = {"1": shown, "0": other}.get(choice, choice)
+        if shown not in names or answer not in names:
             raise CnlabError(f"{config.table}, line {line}: {choice!r} is neither 1, 0 nor one of {', '.join(names)}")
-        return rater, item, json.dumps([shown]), "first" if said == names[0] else "second", said
+        return rater, item, json.dumps([shown]), "first" if answer == names[0] else "second", answer
     if choice not in (*names, "tie", "unseen"):
         raise CnlabError(f"{config.table}, line {line}: {choice!r} is neither tie nor one of {', '.join(names)}")
     return rater, item, json.dumps(names), {names[0]: "left", names[1]: "right"}.get(choice, choice), choice

@@ -20,6 +20,7 @@ from pipeline.contract.errors import CnlabError
 from user_study.analysis.analyse import analyse, analyse_study
 from user_study.analysis.metric_votes import agreement
 from user_study.analysis.report import report_page, report_text, verdict
+from user_study.analysis.screening import exclusions
 from user_study.config import Analyse, Import, Make, Plan, Simulate, Tidy
 from user_study.design.trials import Trial
 from user_study.study_folder import COLUMNS, Study
@@ -131,11 +132,39 @@ def test_catch_trials_and_exclusion(choices: tuple[str, str], failed: int) -> No
     assert lenient["numbers"][0]["n"] == 2  # catch trials never count as votes
 
 
+def twice(first: str, again: str, count: int = 7, turned: tuple[str, str] = ("y", "x")) -> list[tuple[Any, ...]]:
+    rows = [vote("r1", f"i{n}", first) for n in range(count)]
+    return rows + [vote("r1", f"i{n}", again, turned, "repeat") for n in range(count)]
+
+
 def test_rule_on_repeats() -> None:
-    rows = [vote("r1", f"i{n}", "left") for n in range(6)]
-    rows += [vote("r1", f"i{n}", "left", ("y", "x"), "repeat") for n in range(6)]
+    study = small_study(repeats_needed=7, repeats_rule="contrary")
+    side = analyse(votes(*twice("left", "left")), study)
+    assert side["excluded"][0]["reason"] == "contradicted the first answer at all 7 repeats"
+    assert "all of at least 7 repeats contrary" in report_text(side)
+    once_steady = [*twice("left", "left"), *(vote("r1", "i9", c, s, k) for c, s, k in
+                   (("left", ("x", "y"), "pair"), ("right", ("y", "x"), "repeat")))]  # fmt: skip
+    for rows in (twice("left", "left", 6), twice("left", "tie"), twice("tie", "tie"), twice("tie", "left"), once_steady,
+                 twice("left", "right"), twice("unseen", "unseen")):  # fmt: skip
+        assert not analyse(votes(*rows), study)["excluded"]
+
+
+def test_rule_on_repeats_of_rankings_and_of_single_pictures() -> None:
+    study = small_study("ranking", repeats_needed=7, repeats_rule="contrary")
+    ranks = votes(*twice("0>1", "0>1"))
+    assert exclusions(ranks.assign(winner=ranks["shown"].map(lambda s: json.loads(s)[0])), study)
+    assert not exclusions(votes(*twice("0>1", "1>0")), study)
+    study = small_study("discrimination", repeats_needed=7, repeats_rule="contrary")
+    assert exclusions(votes(*twice("first", "second", turned=("x", "y"))), study)
+    assert not exclusions(votes(*twice("first", "first", turned=("x", "y"))), study)
+    assert not exclusions(votes(*twice("first", "unseen", turned=("x", "y"))), study)
+
+
+def test_a_study_from_before_keeps_its_rule_on_repeats() -> None:
+    rows = twice("left", "left", 6)
     assert analyse(votes(*rows), small_study(repeats_needed=6))["excluded"][0]["reason"].startswith("none of 6")
     assert not analyse(votes(*rows), small_study(repeats_needed=7))["excluded"]
+    assert analyse(votes(*twice("left", "tie", 6)), small_study(repeats_needed=6))["excluded"]
 
 
 def test_nothing_left_is_said_and_not_a_number() -> None:
@@ -145,18 +174,25 @@ def test_nothing_left_is_said_and_not_a_number() -> None:
 
 
 def test_metric_against_votes(tmp_path: Path) -> None:
-    seen = votes(*(vote(f"r{r}", f"i{n}", "left") for r in range(3) for n in range(4)))
+    judged = votes(*(vote(f"r{r}", f"i{n}", "left") for r in range(3) for n in range(4)))
+    study = small_study(fingerprints=["px", "py"])
     scores = [
-        {"run": run, "eval_fingerprint": "e", "condition": "canny", "model": "m", "recipe": "r", "step": 1,
-         "pictures": run, "key": f"i{n}", "gen_seed": 0, "metric": metric, "value": value if n else 1.0}
-        for run, value in (("x", 0.9), ("y", 0.2))
+        {"run": run, "eval_fingerprint": "e", "condition": "canny", "model": "m", "recipe": pictures, "step": 1,
+         "pictures": pictures, "key": f"i{n}", "gen_seed": 0, "metric": metric, "metric_version": version,
+         "value": value if n else 1.0}
+        for run, value, pictures in (("x", 0.9, "px"), ("y", 0.2, "py"), ("x", -50.0, "by another recipe"))
         for n in range(4)
-        for metric in ("canny_f1_2px", "depth_rmse")
+        for metric, version in (("canny_f1_2px", "1"), ("depth_rmse", "1"), ("depth_rmse", "2"),
+                                ("canny_f1_2px_floor", "1"))
     ]  # fmt: skip
     (tmp_path / "scores.parquet").mkdir()
     pd.DataFrame(scores).to_parquet(tmp_path / "scores.parquet" / "a.parquet")
-    found = {entry["subject"]: (entry["value"], entry["n"]) for entry in agreement(seen, tmp_path)}
-    assert found == {"canny_f1_2px": (1.0, 9), "depth_rmse": (0.0, 9)}  # i0 has equal scores
+    entries = [(entry["subject"], entry["value"], entry["n"]) for entry in agreement(judged, tmp_path, study)]
+    # i0 has equal scores
+    assert entries == [("canny_f1_2px", 1.0, 9), ("depth_rmse (1)", 0.0, 9), ("depth_rmse (2)", 0.0, 9)]
+    assert "a metric that prefers x whatever the picture would agree with the votes: 1.000" in report_text(
+        analyse(judged, study, tmp_path)
+    )
 
 
 def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -202,7 +238,7 @@ def test_a_killed_command_is_finished_by_the_same_command(world: World, what: st
     """SIGKILL at ten moments of each command; afterwards the files equal those of an undisturbed one."""
     config = world.config
     make = ["make", "--subjects", *config.subjects, "--dataset", config.dataset, "--results", config.results]
-    make += ["--items.per-sheet", "10", "--items.catch", "4", "--out", config.out]
+    make += ["--items.per-sheet", "10", "--items.catch", "4", "--items.repeats", "0.1", "--out", config.out]
     commands: dict[str, list[Any]] = {"make": make, "analyse": ["analyse", "--study", config.out]}
     assert command(*make, cwd=world.root).returncode == 0
     for n in (1, 2):

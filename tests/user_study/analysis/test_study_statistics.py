@@ -5,7 +5,10 @@ import pytest
 from scipy.stats import beta, binom, t
 from study_simulation import (
     DESIGNS,
+    REPETITIONS,
     SPREADS,
+    TWO,
+    WORTH,
     ability_coverage,
     catch_rule,
     holm_level,
@@ -13,6 +16,7 @@ from study_simulation import (
     permutation_level,
     planner,
     rank_coverage,
+    repeats_rule,
 )
 
 from user_study.analysis import statistics as st
@@ -183,7 +187,7 @@ def test_levels_in_small() -> None:
 
 def test_intervals_of_rankings_in_small() -> None:
     assert 0.93 - 0.015 <= rank_coverage(400) <= 0.98 + 0.015
-    assert ability_coverage(4) >= 0.75  # twelve intervals
+    assert ability_coverage(4) >= 0.75 and ability_coverage(6, worth=TWO) >= 0.75  # twelve intervals each
 
 
 def test_catch_rule_in_small() -> None:
@@ -192,20 +196,34 @@ def test_catch_rule_in_small() -> None:
     assert min(share for name, share in kept.items() if name.startswith("careful")) > 0.99 - 0.003
 
 
+def test_rule_on_repeats_in_small() -> None:
+    left_out = repeats_rule(4000)
+    assert left_out["paired, always left"] == 1
+    assert max(share for name, share in left_out.items() if "left" not in name) <= 0.01 + 0.004
+
+
 @pytest.mark.proof
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("spread", SPREADS)
 @pytest.mark.parametrize("ties", [0.0, 0.2])
 def test_levels(design: str, spread: tuple[float, float], ties: float) -> None:
-    within(levels(design, *spread, 6000, ties), 0.003)  # one standard error of the simulation
+    within(levels(design, *spread, REPETITIONS, ties), 0)
 
 
 @pytest.mark.proof
 def test_planner_catch_rule_permutation_and_holm() -> None:
+    left_out = repeats_rule(50_000)
+    assert max(share for name, share in left_out.items() if "left" not in name) <= 0.01
     assert all(abs(planned - found) <= 0.03 for _, planned, found in planner(6000))
     kept = catch_rule(200_000)
     assert max(share for name, share in kept.items() if not name.startswith("careful")) < 0.01
     assert min(share for name, share in kept.items() if name.startswith("careful")) >= 0.99
-    assert permutation_level(5000) <= 0.055
+    assert permutation_level(6000) <= 0.055
     assert holm_level(6000) <= 0.055
-    assert 0.93 <= rank_coverage(6000) <= 0.98 and 0.93 <= ability_coverage(400) <= 0.98 + 0.004
+    assert 0.93 <= rank_coverage(6000) <= 0.98
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("worth", [TWO, WORTH])
+def test_intervals_of_abilities(worth: tuple[float, ...]) -> None:
+    assert 0.93 <= ability_coverage(5000, worth=worth) <= 0.98

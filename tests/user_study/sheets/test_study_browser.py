@@ -3,144 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-from study_world import RUN_A, RUN_B, World
+from study_browser import CHROMIUM, READY, Browser, start
+from study_world import World
 
-from user_study.config import Import, Mode
+from user_study.config import Import
 from user_study.votes.answers import completion_code
 from user_study.votes.collect import import_answers
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH")]
-
-
-class Browser:
-    """One page of a headless Chromium, spoken to through its debugging pipe: no port, no driver, no network."""
-
-    def __init__(self, profile: Path) -> None:
-        inward, self.write = os.pipe()
-        self.read, outward = os.pipe()
-        flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --remote-debugging-pipe"
-        line = f'exec "$0" {flags} --user-data-dir="$1" about:blank 3<&{inward} 4>&{outward}'
-        self.process = subprocess.Popen(
-            ["bash", "-c", line, str(CHROMIUM), str(profile)],
-            pass_fds=(inward, outward),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(inward)
-        os.close(outward)
-        self.buffer, self.count, self.session = b"", 0, None
-        self.events: list[dict[str, Any]] = []
-        targets = self.send("Target.getTargets")["targetInfos"]
-        target = next(t["targetId"] for t in targets if t["type"] == "page")
-        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.send(f"{domain}.enable")
-
-    def close(self) -> None:
-        self.session = None
-        self.send("Browser.close")
-        self.process.wait(30)
-        os.close(self.read)
-        os.close(self.write)
-
-    def send(self, method: str, **params: Any) -> dict[str, Any]:
-        self.count += 1
-        message = {"id": self.count, "method": method, "params": params}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self.write, json.dumps(message).encode() + b"\0")
-        while True:
-            found = self._receive()
-            if found.get("id") == self.count:
-                assert "error" not in found, found
-                return dict(found["result"])
-            self.events.append(found)
-
-    def _receive(self) -> dict[str, Any]:
-        while b"\0" not in self.buffer:
-            part = os.read(self.read, 1 << 16)
-            assert part, "the browser has gone"
-            self.buffer += part
-        line, self.buffer = self.buffer.split(b"\0", 1)
-        return dict(json.loads(line))
-
-    def js(self, code: str) -> Any:
-        result = self.send("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def until(self, code: str) -> None:
-        end = time.monotonic() + 20
-        while not self.js(code):
-            assert time.monotonic() < end, code
-            time.sleep(0.02)
-
-    def open(self, page: Path, query: str = "") -> None:
-        url = page.as_uri() + query
-        self.send("Page.navigate", url=url)
-        self.until(f"location.href === {json.dumps(url)} && typeof canonical === 'function'")
-
-    def new_tab(self) -> Any:
-        session, self.session = self.session, None
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime"):
-            self.send(f"{domain}.enable")
-        return session
-
-    def switch(self, session: Any) -> None:
-        self.session = session
-        self.send("Page.bringToFront")
-
-    def phone(self) -> None:
-        self.send("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
-        self.send("Emulation.setTouchEmulationEnabled", enabled=True)
-
-    def tap(self, selector: str) -> None:
-        box = self.js(f"(() => {{ const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
-                      " return [b.x + b.width / 2, b.y + b.height / 2]; })()")  # fmt: skip
-        self.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": box[0], "y": box[1]}])
-        self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
-
-    def hold(self, key: str, code: int, text: str, times: int) -> None:
-        """A key that is held down: the first press, then repeats; the browser clicks the focused button at each."""
-        press = {"key": key, "code": key, "windowsVirtualKeyCode": code, "text": text}
-        for n in range(times):
-            self.send("Input.dispatchKeyEvent", type="keyDown", autoRepeat=n > 0, **press)
-            time.sleep(0.3)  # longer than the guard against double presses
-        self.send("Input.dispatchKeyEvent", type="keyUp", **press)
-
-    def key(self, key: str) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key)
-
-
-READY = "clock !== null && performance.now() - clock.shown > GUARD_MS"
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    browser = Browser(tmp_path / "profile")
-    yield browser
-    browser.close()
-
-
-def start(browser: Browser, rater: str) -> None:
-    browser.js(f"$('rater').value = {json.dumps(rater)}")
-    browser.js("$('start').requestSubmit()")
-    assert browser.js("$('trial').hidden")  # no consent yet
-    browser.js("$('consent').click(); $('start').requestSubmit()")
 
 
 def test_fill_reload_undo_export_import(world: World, browser: Browser) -> None:
@@ -338,70 +211,3 @@ def test_a_part_is_saved_and_taken_up_elsewhere(world: World, browser: Browser) 
         browser.send("DOM.setFileInputFiles", nodeId=chosen, files=[str(path)])
         browser.until(READY if good else "!$('warning').hidden")
     assert browser.js("state.answers.map((a) => a.choice)") == ["left", "right", "tie"]
-
-
-def test_a_phone(world: World, browser: Browser) -> None:
-    browser.phone()
-    browser.open(world.make() / "sheets" / "sheet-01.html", "?PROLIFIC_PID=5F00AA&STUDY_ID=x")
-    assert browser.js("[$('rater').value, $('rater').readOnly]") == ["5f00aa", True]
-    start(browser, "5f00aa")
-    browser.until(READY)
-    assert browser.js("Math.min(...all('.side img').map((image) => image.getBoundingClientRect().width))") >= 170
-    assert browser.js("document.documentElement.scrollWidth <= 390")
-    browser.tap("[data-zoom='0']")
-    browser.until("$('zoom').open")
-    assert browser.js("$('zoom-picture').getBoundingClientRect().width") >= 350
-    browser.tap("#zoom-close")
-    browser.until("!$('zoom').open")
-    browser.js("document.querySelector('[data-choice=right]').scrollIntoView()")
-    browser.tap("[data-choice=right]")
-    browser.until("state.answers.length === 1")
-    assert browser.js("state.answers[0].choice") == "right"
-
-
-SUBJECTS: dict[Mode, tuple[str, ...]] = {
-    "paired": (RUN_A, RUN_B),
-    "ranking": (RUN_A, RUN_B, f"{RUN_A}/prior"),
-    "discrimination": ("real", RUN_B),
-}
-
-
-@pytest.mark.parametrize("mode", SUBJECTS)
-def test_every_page_of_every_mode_is_accessible(world: World, browser: Browser, mode: Mode) -> None:
-    """By axe-core; a newer one than the package's is taken from the file that AXE_CORE names."""
-    axe_core = pytest.importorskip("axe_core_python", reason="needs axe-core-python (pip install -e .[dev])")
-    script = Path(os.environ.get("AXE_CORE") or Path(axe_core.__file__).parent / "axe.min.js").read_text("utf-8")
-    study = world.make(mode=mode, subjects=SUBJECTS[mode], per_sheet=4, catch=4)
-    browser.open(study / "sheets" / "sheet-01.html")
-    assert violations(browser, script) == []
-    start(browser, "r1")
-    key = {"paired": "1", "ranking": "1", "discrimination": "2"}[mode]
-    looked = False
-    while browser.js("$('done').hidden"):
-        browser.until(f"{READY} || told")
-        if browser.js("told"):
-            browser.js("$('continue').click()")
-            continue
-        if not looked:
-            assert violations(browser, script) == []
-            browser.key("z")
-            assert violations(browser, script) == []
-            browser.key("z")
-            looked = True
-        browser.key(key)
-        if mode == "ranking":
-            browser.key("3")
-            browser.js("document.activeElement.blur()")
-            browser.key("Enter")
-        browser.until(f"told || clock === null || {READY}")
-    assert violations(browser, script) == []
-    path = world.root / "r.json"
-    path.write_text(browser.js("$('export').value"))
-    import_answers(Import(study, (path,), world.config.results))
-    assert not (study / "refused.json").exists()
-
-
-def violations(browser: Browser, script: str) -> list[str]:
-    if not browser.js("typeof axe === 'object'"):
-        browser.js(script + "; 0")
-    return list(browser.js("axe.run().then((r) => r.violations.map((v) => v.id + ': ' + v.nodes[0].html))"))

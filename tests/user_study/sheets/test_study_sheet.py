@@ -181,16 +181,6 @@ def test_other_modes(world: World, mode: str, subjects: tuple[str, ...]) -> None
     assert (payload["trials"][0]["map"] is None) == (mode == "discrimination")
 
 
-def test_a_catch_rule_that_random_clickers_pass_is_remarked_on(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    world.make(mode="ranking", catch=7)
-    assert "6.2% of people who click at random" in capsys.readouterr().out
-    for options in ({"mode": "ranking", "catch": 11}, {"catch": 7}):
-        world.make(out=world.root / "studies" / f"{options['catch']}", **options)
-        assert "note:" not in capsys.readouterr().out
-
-
 def test_anybodys_folder_is_a_side(world: World) -> None:
     folder = world.root / "theirs"
     folder.mkdir()
