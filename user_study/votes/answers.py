@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ CHOICES = {
 SIMULATED_RATER = "simulated-"  # codes of simulated raters begin so
 RATER = re.compile(r"[a-z0-9_-]{1,32}")
 ANSWER_FIELDS = {"trial", "choice", "response_ms", "hidden_ms", "views", "window"}
+ZEROS = 8  # longest code of digits whose zeros are put back
 OTHERWISE = "ask for the original file"
 
 
@@ -85,7 +87,8 @@ def check(document: Document, study: Study) -> Filled:
     refusal = _refusal(content, study)
     if refusal:
         return Filled(source, content, problems=[refusal])
-    payload = content["payload"]
+    payload = {**content["payload"], "rater": _rater(content["payload"], content["version"], study)}
+    content = {**content, "payload": payload}
     sheet, rater, sealed = payload["sheet"], payload["rater"], content.get("seal") == seal(payload)
     problems = [document.problem] if document.problem else []
     if content["version"] == 1 and not sealed:
@@ -119,7 +122,7 @@ def _refusal(content: dict[str, Any], study: Study) -> str:
     if not isinstance(payload.get("answers"), list) or not {"study", "sheet", "token", "rater"} <= payload.keys():
         return f"has parts missing; {OTHERWISE}"
     sheet, rater = payload["sheet"], payload["rater"]
-    if payload["study"] != study.id:
+    if payload["study"] != study.id and not _rewritten(payload["study"], study.id):
         return f"belongs to study {_show(payload['study'])}, not to {study.folder} ({study.id})"
     if not isinstance(sheet, str) or sheet not in study.trials:
         return f"names sheet {_show(sheet)}, which this study does not have"
@@ -153,9 +156,34 @@ def _answer_problem(answer: object, study: Study, sheet: str) -> str:
 
 
 def _seal_problem(version: int, payload: dict[str, Any], answer: dict[str, Any]) -> str:
-    if version == 1 or answer.get("seal") == answer_seal(payload["token"], payload["rater"], answer):
+    if version == 1 or _fits(payload["token"], payload["rater"], answer):
         return ""
     return "was edited after the sheet wrote it (its seal does not fit)"
+
+
+def _fits(token: str, rater: str, answer: dict[str, Any]) -> bool:
+    expected = answer_seal(token, rater, answer)
+    return answer.get("seal") == expected or _rewritten(answer.get("seal"), expected)
+
+
+def _rewritten(cell: object, text: str) -> bool:
+    """Whether a spreadsheet took ``text``, digits that look like a number, for one: 1234567890123456 is 1.23457E+15."""
+    if not isinstance(cell, str) or not re.fullmatch(r"\d+(e\d+)?", text):
+        return False
+    try:
+        return math.isclose(float(cell.replace(",", ".")), float(text), rel_tol=1e-5)
+    except ValueError:
+        return False
+
+
+def _rater(payload: dict[str, Any], version: int, study: Study) -> str:
+    """The rater's code; of digits, with the zeros in front that a spreadsheet took away, where a seal fits only so."""
+    rater = str(payload["rater"])
+    if version == 1 or not rater.isdecimal():
+        return rater
+    answers = [answer for answer in payload["answers"] if not _answer_problem(answer, study, payload["sheet"])]
+    codes = (rater.zfill(length) for length in range(len(rater), ZEROS + 1))
+    return next((code for code in codes if any(_fits(payload["token"], code, a) for a in answers)), rater)
 
 
 def valid_choice(choice: object, mode: str, trial: Trial) -> bool:

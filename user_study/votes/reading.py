@@ -6,14 +6,19 @@ import csv
 import email
 import html
 import io
+import itertools
 import json
+import lzma
+import quopri
 import re
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from pipeline.contract.errors import CnlabError, first_line
 
@@ -22,11 +27,17 @@ MAX_BYTES = 8_000_000  # of a file; an answer takes some 250 bytes
 MAX_MEMBERS = 10_000  # of a zip
 MAX_NESTED = 2  # zips and mails within each other
 NO_ANSWERS = "is not an answer file of a sheet"
+SHEET = "is a sheet, not its answers; ask for the file that the sheet saves"
+WORKBOOKS = {"xl/workbook.xml", "content.xml"}  # members of Excel's and LibreOffice's files
+SPREADSHEET = "is a spreadsheet; save it as CSV and import that"
 CUT = "was cut or damaged; its whole answers were taken"
 LOST = "holds an answer file that was cut or rewritten by another program; ask for the original file"
 ZIP, GZIP = b"PK\x03\x04", b"\x1f\x8b"
 NUMBERS = ("response_ms", "hidden_ms", "views")
-CSV_HEAD = re.compile(r"study\W{1,3}sheet\W{1,3}token")
+PACKED = (b"BZh", b"\xfd7zXZ\x00")  # tar files packed by these; those of gzip are tried after GZIP
+COLUMNS = {"study", "sheet", "token", "rater", "trial", "choice"}  # by which the CSV of a sheet is known
+SEPARATORS = ",;\t|"
+SHEET_MARK = 'type="application/json" id="data"'
 MAIL = re.compile(rb"(?:[\w-]+:[^\n]*\n(?:[ \t][^\n]*\n)*){3}")  # three header lines, folded ones included
 BRACKET = re.compile(r"[\[{]")
 #: What mail programs and word processors put in the place of plain characters.
@@ -70,12 +81,20 @@ def read_documents(paths: Iterable[Path]) -> list[Document]:
 def _read_file(path: Path) -> list[Document]:
     try:
         if zipfile.is_zipfile(path):
-            return list(_members(path, str(path)))
+            return _unpacked(path, str(path))
         if path.stat().st_size > MAX_BYTES:
             return [Document(str(path), None, "is too large for an answer file")]
         return parse(path.read_bytes(), str(path))
     except OSError as error:
         return [Document(str(path), None, f"cannot be read ({first_line(error)})")]
+
+
+def _unpacked(archive_file: Path | io.BytesIO, source: str, depth: int = 0) -> list[Document]:
+    documents = list(_members(archive_file, source, depth))
+    names = {document.source.removeprefix(f"{source}/") for document in documents}
+    if names & WORKBOOKS and all(document.content is None for document in documents):
+        return [Document(source, None, SPREADSHEET)]
+    return documents
 
 
 def _members(archive_file: Path | io.BytesIO, source: str, depth: int = 0) -> Iterator[Document]:
@@ -107,7 +126,9 @@ def parse(data: bytes, source: str, depth: int = 0) -> list[Document]:
     if data.startswith(GZIP) and depth < MAX_NESTED:
         inside = _unzipped(data, source, depth)
     elif data.startswith(ZIP) and depth < MAX_NESTED:
-        inside = list(_members(io.BytesIO(data), source, depth))
+        inside = _unpacked(io.BytesIO(data), source, depth)
+    elif (data.startswith(PACKED) or data[257:262] == b"ustar") and depth <= MAX_NESTED:
+        inside = _tarred(data, source, depth)
     elif MAIL.match(data) and depth <= MAX_NESTED:
         inside = [d for part in _mail_parts(data) for d in parse(part, source, depth + 1) if d.content is not None]
     try:
@@ -123,6 +144,19 @@ def _unzipped(data: bytes, source: str, depth: int) -> list[Document]:
         return [Document(source, None, f"is a damaged gzip file ({first_line(error)}); ask for it again")]
 
 
+def _tarred(data: bytes, source: str, depth: int) -> list[Document]:
+    try:
+        documents = []
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            for member in itertools.islice(archive, MAX_MEMBERS):
+                handle = archive.extractfile(member) if member.isfile() and member.size <= MAX_BYTES else None
+                if handle and not any(HIDDEN.match(part) for part in Path(member.name).parts):
+                    documents += parse(handle.read(), f"{source}/{member.name}", depth + 1)
+        return documents
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+        return [Document(source, None, f"is a damaged tar file ({first_line(error)}); ask for it again")]
+
+
 def _mail_parts(data: bytes) -> list[bytes]:
     """What a saved mail holds, transfer encodings undone; attachments before the text around them."""
     parts = [part for part in email.message_from_bytes(data).walk() if not part.is_multipart()]
@@ -131,10 +165,10 @@ def _mail_parts(data: bytes) -> list[bytes]:
     return [content for content in contents if isinstance(content, bytes) and content.strip()]
 
 
-def _parse_text(text: str, source: str) -> list[Document]:
+def _parse_text(text: str, source: str, cells: bool = True) -> list[Document]:
     """Documents of a text, whatever rewrote it; of one that was cut, its whole answers."""
-    if CSV_HEAD.search(text[:4000]):
-        return [Document(source, row) for row in _csv_documents(text)]
+    if "token" in text.lower() and (rows := _csv_documents(text)):
+        return [Document(source, row) for row in rows]
     began = False
     for candidate in _originals(text):
         whole, pieces = _scan(candidate)
@@ -144,7 +178,22 @@ def _parse_text(text: str, source: str) -> list[Document]:
             documents += [Document(source, _plain(each), CUT) for each in cut if each]
             return documents + [Document(source, None, LOST)] * cut.count(None)
         began = began or bool(pieces)
+    for separator in SEPARATORS if cells else "":  # of a table in which a form or survey exports what was pasted
+        pasted = [cell for row in _table(text, separator) for cell in row if "token" in cell and len(cell) < len(text)]
+        inside = [document for cell in pasted for document in _parse_text(cell, source, cells=False)]
+        if any(document.content is not None for document in inside):
+            return inside
+    if SHEET_MARK in text:
+        return [Document(source, None, SHEET)]
     return [Document(source, None, LOST)] if began else []
+
+
+def _table(text: str, separator: str) -> list[list[str]]:
+    lines = io.StringIO("\n".join(text.splitlines()))
+    try:
+        return list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
+    except csv.Error:  # no table
+        return []
 
 
 def _originals(text: str) -> Iterator[str]:
@@ -152,11 +201,16 @@ def _originals(text: str) -> Iterator[str]:
 
     Nothing in an answer file needs its line breaks, so they go: mails break long lines anywhere.
     """
+    if re.search(r"=\r?\n", text):  # quoted-printable, of a mail that was copied without its head
+        text = quopri.decodestring(text.encode()).decode(errors="replace")
     joined = re.sub(r"[\r\n]+", "", text)
     yield joined
-    yield re.sub(r"[\r\n]+", "", re.sub(r"^(?:> ?)+", "", text, flags=re.MULTILINE))
+    yield re.sub(r"[\r\n]+", "", re.sub(r"^(?:[>|] ?)+", "", text, flags=re.MULTILINE))
     yield joined.replace('\\"', '"').replace("\\n", "")
-    yield html.unescape(re.sub(r"<[^<>]*>", "", joined))
+    yield html.unescape(html.unescape(re.sub(r"<[^<>]*>", "", joined)))
+    yield re.sub(r"\\([{}])|\\[a-z]+-?\d* ?", r"\1", joined)  # rich text
+    yield re.sub(r"\bNone\b", "null", joined.replace("'", '"')).replace(": True", ": true")  # printed by Python
+    yield unquote(joined)
 
 
 def decode(data: bytes) -> str:
@@ -215,14 +269,11 @@ def _plain(value: Any) -> Any:
 
 
 def _csv_documents(text: str) -> list[dict[str, Any]]:
-    """The CSV that a sheet saves, with whatever separator a spreadsheet gave it."""
-    lines = text.splitlines()
-    lines = lines[next(n for n, line in enumerate(lines) if CSV_HEAD.search(line)) :]  # spreadsheets put sep=; first
-    separator = max(",;\t", key=lines[0].count)
+    """The CSV that a sheet saves, as spreadsheets write it: any separator, lines before the head, several heads."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in csv.DictReader(io.StringIO("\n".join(lines)), delimiter=separator):
-        head = tuple((row.get(name) or "").strip() for name in HEAD)
-        answer: dict[str, Any] = {name: (row.get(name) or "").strip() for name in FIELDS}
+    for row in _csv_rows(text):
+        head = tuple(row.get(name, "") for name in HEAD)
+        answer: dict[str, Any] = {name: row.get(name, "") for name in FIELDS}
         for name in NUMBERS:
             answer[name] = _whole(answer[name])
         answer["window"] = [_whole(edge) for edge in str(answer["window"]).split("x")]
@@ -238,12 +289,25 @@ def _csv_documents(text: str) -> list[dict[str, Any]]:
     ]
 
 
+def _csv_rows(text: str) -> Iterator[dict[str, str]]:
+    for separator in SEPARATORS:
+        names: list[str] = []
+        for row in _table(text, separator):
+            cells = [cell.strip() for cell in row]
+            if {cell.lower() for cell in cells} >= COLUMNS:
+                names = [cell.lower() for cell in cells]
+            elif names:
+                yield dict(zip(names, cells, strict=False))
+        if names:
+            return
+
+
 def _whole(value: Any) -> Any:
-    """The whole number of a text or a number; anything else as it is."""
+    """The whole number of a text or a number, a decimal comma allowed; anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, str | float):
         return value
     try:
-        number = float(value)
+        number = float(value.replace(",", ".") if isinstance(value, str) else value)
     except ValueError:
         return value
     return int(number) if number.is_integer() else value

@@ -2,10 +2,17 @@ from __future__ import annotations
 
 import gzip
 import html
+import io
 import json
+import quopri
+import re
+import shutil
+import tarfile
 import textwrap
 import zipfile
 from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
 
 import pytest
 from study_answers import TRIALS, a_wins, csv_of, load, mail, page, taken, votes_of, zipped
@@ -14,6 +21,7 @@ from study_world import World, answer, prefer
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
 from user_study.config import Simulate
+from user_study.votes import answers
 from user_study.votes.simulate import simulate_study
 
 
@@ -53,7 +61,55 @@ def variants(text: str) -> dict[str, tuple[str, bytes]]:
         "as a web page": ("a.html", f"<pre>{html.escape(text)}</pre>".encode()),
         "in a Word document": ("a.docx", zipped("word/document.xml", f"<t>{html.escape(text)}</t>".encode())),
         "csv after a line for Excel": ("a.csv", ("sep=;\r\n" + csv_of(document)).encode("utf-8-sig")),
+        **tables(document, text),
+        "tar": ("all.tar", tarred("a.json", text.encode(), "w")),
+        "tar.gz": ("all.tar.gz", tarred("a.json", text.encode(), "w:gz")),
+        "tar.xz": ("all.tar.xz", tarred("a.json", text.encode(), "w:xz")),
+        "printed by Python": ("a.txt", repr(document).encode()),
+        "rich text": ("a.rtf", rich(text).encode()),
+        "quoted-printable without its mail": ("a.txt", quopri.encodestring(text.encode())),
+        "in an address": ("a.txt", f"mailto:a@example.org?body={quote(json.dumps(document))}".encode()),
+        "quoted with bars": ("a.txt", "\n".join("| " + line for line in text.splitlines()).encode()),
+        "escaped twice": ("a.html", html.escape(html.escape(text)).encode()),
     }
+
+
+def tables(document: dict[str, Any], text: str) -> dict[str, tuple[str, bytes]]:
+    """The sheet's CSV as spreadsheets rewrite it, and tables of a form in which the answers were pasted."""
+    lines = csv_of(document).split("\r\n")
+    rows = [line.split(";") for line in lines]
+    decimals = [line.replace(";900;", ";900,0;") for line in lines]
+    form = [["Timestamp", "Paste your answers"], ["2026-01-01", text]]
+    return {
+        "csv with decimal commas": ("a.csv", "\r\n".join(decimals).encode("cp1252")),
+        "csv with every cell quoted": ("a.csv", delimited(rows, ", ").encode()),
+        "csv with bars": ("a.csv", "\n".join(lines).replace(";", "|").encode()),
+        "csv of tabs in utf-16": ("a.txt", "\r\n".join(lines).replace(";", "\t").encode("utf-16")),
+        "csv with its columns turned round": ("a.csv", delimited([row[::-1] for row in rows], ";").encode()),
+        "csv with an upper head": ("a.csv", "\n".join([lines[0].upper(), *lines[1:]]).encode()),
+        "csv with a head between": ("a.csv", "\n".join([*lines[:5], lines[0], *lines[5:]]).encode()),
+        "csv below a title": ("a.csv", "\n".join(["My answers;;", "", *lines]).encode()),
+        "pasted into a form": ("form.csv", delimited(form, ",").encode()),
+        "pasted into a form, tabs": ("form.tsv", delimited(form, "\t").encode("utf-16")),
+        "csv pasted into a form": ("form.csv", delimited([form[0], ["x", "\n".join(lines)]], ",").encode()),
+    }
+
+
+def delimited(rows: list[list[str]], separator: str) -> str:
+    return "\r\n".join(separator.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows)
+
+
+def rich(text: str) -> str:
+    return "{\\rtf1\\ansi " + re.sub(r"([{}])", r"\\\1", text).replace("\n", "\\par\n") + "}"
+
+
+def tarred(name: str, data: bytes, mode: Literal["w", "w:gz", "w:xz"]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("kind", variants('{"payload": {}}'))
@@ -67,6 +123,32 @@ def test_a_good_file_in_whatever_clothes(fixed: World, tmp_path: Path, kind: str
         (tmp_path / extra).parent.mkdir(exist_ok=True)
         (tmp_path / extra).write_bytes(b"\0\5\x16\7")
     assert taken(fixed.study, tmp_path) == (TRIALS, [])
+
+
+def test_a_spreadsheet_and_a_sheet_are_named_as_what_they_are(fixed: World, tmp_path: Path) -> None:
+    (tmp_path / "a.xlsx").write_bytes(zipped("xl/workbook.xml", b"<workbook/>"))
+    shutil.copy(page(fixed.study), tmp_path / "b.html")
+    count, problems = taken(fixed.study, tmp_path)
+    assert count == 0 and problems == [
+        "is a spreadsheet; save it as CSV and import that",
+        "is a sheet, not its answers; ask for the file that the sheet saves",
+    ]
+
+
+def test_numbers_that_a_spreadsheet_made_of_texts(fixed: World, tmp_path: Path, monkeypatch: Any) -> None:
+    """Rater 007 becomes 7, a seal of digits 1.23457E+15; another one is still refused."""
+    lines = csv_of(answer(page(fixed.study), "007", prefer(fixed.study, a_wins))).split("\r\n")
+    (tmp_path / "a.csv").write_text("\n".join(line.replace(";007;", ";7;") for line in lines))
+    assert taken(fixed.study, tmp_path) == (TRIALS, [])
+    seals = iter(["1234567890123456", "12345678901e1234", "4444444444444444", *["0" * 15 + "a"] * 50])
+    written = dict(zip((line.split(";")[-1] for line in lines[1:]), seals, strict=False))
+    known = answers.answer_seal
+    monkeypatch.setattr(answers, "answer_seal", lambda *parts: written[known(*parts)])
+    cells = [line.rsplit(";", 1) for line in lines]
+    shown = ["seal", "1,23457E+15", "12345678901e1234", "5,55556E+15", *["0" * 15 + "a"] * 50]
+    (tmp_path / "a.csv").write_text("\n".join(f"{line};{cell}" for (line, _), cell in zip(cells, shown, strict=False)))
+    count, problems = taken(fixed.study, tmp_path)
+    assert count == TRIALS - 1 and "answer 3: was edited" in str(problems)
 
 
 def test_zip_csv_and_json_of_one_session_count_once(world: World) -> None:
