@@ -271,7 +271,7 @@ def _plain(value: Any) -> Any:
 def _csv_documents(text: str) -> list[dict[str, Any]]:
     """The CSV that a sheet saves, as spreadsheets write it: any separator, lines before the head, several heads."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in _csv_rows(text):
+    for _, row in csv_rows(text, COLUMNS):
         head = tuple(row.get(name, "") for name in HEAD)
         answer: dict[str, Any] = {name: row.get(name, "") for name in FIELDS}
         for name in NUMBERS:
@@ -289,15 +289,16 @@ def _csv_documents(text: str) -> list[dict[str, Any]]:
     ]
 
 
-def _csv_rows(text: str) -> Iterator[dict[str, str]]:
+def csv_rows(text: str, columns: set[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Number and cells of each row below a head that has ``columns``, in any order, case and usual separator."""
     for separator in SEPARATORS:
         names: list[str] = []
-        for row in _table(text, separator):
+        for number, row in enumerate(_table(text, separator), start=1):
             cells = [cell.strip() for cell in row]
-            if {cell.lower() for cell in cells} >= COLUMNS:
+            if {cell.lower() for cell in cells} >= columns:
                 names = [cell.lower() for cell in cells]
-            elif names:
-                yield dict(zip(names, cells, strict=False))
+            elif names and any(cells):
+                yield number, dict(zip(names, cells, strict=False))
         if names:
             return
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from pathlib import Path
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder
 from pipeline.contract.identity import check_fingerprint, fingerprint, sha256_file
 from user_study.config import Tidy
 from user_study.study_folder import COLUMNS, HEADER, write_header, write_votes
-from user_study.votes.reading import decode
+from user_study.votes.reading import csv_rows, decode
 
 NEEDED = ("rater", "item", "choice")
 
@@ -38,7 +35,9 @@ def import_table(config: Tidy) -> None:
         "table": sha256_file(config.table),
     }
     identity = fingerprint(resolved)
-    rows = [_row(config, line, row) for line, row in enumerate(_read(config.table), start=2)]
+    rows = [_row(config, line, row) for line, row in csv_rows(decode(config.table.read_bytes()), set(NEEDED))]
+    if not rows:
+        raise CnlabError(f"{config.table} has no head with rater, item and choice, or no rows below it")
     frame = pd.DataFrame(rows, columns=["rater", "item", "shown", "choice", "winner"])
     votes = frame.assign(
         study=identity[:12], sheet="table", trial=frame["item"], key=frame["item"], group=0, kind="pair",
@@ -53,20 +52,9 @@ def import_table(config: Tidy) -> None:
         print(analyse_study(config.out))
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    text = decode(path.read_bytes())
-    lines = text.lstrip("\ufeff").splitlines()
-    separator = max(",;\t", key=lines[0].count) if lines else ","
-    rows = list(csv.DictReader(io.StringIO("\n".join(lines)), delimiter=separator))
-    missing = [name for name in NEEDED if not rows or name not in rows[0]]
-    if missing:
-        raise CnlabError(f"{path} lacks the column {missing[0]}, or has no rows; it needs rater, item and choice")
-    return rows
-
-
 def _row(config: Tidy, line: int, row: dict[str, str]) -> tuple[str, str, str, str, str]:
     """rater, item, shown, choice and winner of one line, in the words of the study's own votes."""
-    rater, item, choice = ((row[name] or "").strip() for name in NEEDED)
+    rater, item, choice = (row.get(name, "") for name in NEEDED)
     names = list(config.subjects)
     if not rater or not item:
         raise CnlabError(f"{config.table}, line {line}: rater and item must not be empty")
@@ -76,7 +64,7 @@ def _row(config: Tidy, line: int, row: dict[str, str]) -> tuple[str, str, str, s
             raise CnlabError(f"{config.table}, line {line}: {choice!r} is no order of {', '.join(names)} joined by >")
         return rater, item, json.dumps(names), ">".join(str(names.index(name)) for name in order), order[0]
     if config.mode == "discrimination":
-        shown = (row.get("shown") or names[0]).strip()
+        shown = row.get("shown") or names[0]
         other = next((name for name in names if name != shown), "")
         answer = {"1": shown, "0": other}.get(choice, choice)
         if shown not in names or answer not in names:

@@ -32,6 +32,25 @@ def test_votes_made_elsewhere(tmp_path: Path, mode: Any, lines: list[str], expec
 
 
 @pytest.mark.parametrize(
+    "table",
+    [
+        "sep=;\n Rater ; ITEM;Choice \n\nr1;i1;x\nr1;i2;y\n;;\nr2;i1;x\nr2;i2;x\n",
+        '"choice"\t"note"\t"item"\t"rater"\nx\t"a, b"\ti1\tr1\ny\t\ti2\tr1\nx\t\ti1\tr2\nx\t\ti2\tr2\n',
+        "rater|item|choice\rr1|i1|x\rr1|i2|y\rr2|i1|x\rr2|i2|x",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_tables_as_programs_write_them(tmp_path: Path, table: str, encoding: str) -> None:
+    path = tmp_path / "votes.csv"
+    path.write_bytes(table.encode(encoding))
+    import_table(Tidy(path, tmp_path / "s", ("x", "y")))
+    assert read_json(tmp_path / "s" / "analysis.json")["numbers"][0]["value"] == 0.75
+    path.write_text("rater,item\nr1,i1\n")
+    with pytest.raises(CnlabError, match="no head with rater, item and choice"):
+        import_table(Tidy(path, tmp_path / "t", ("x", "y")))
+
+
+@pytest.mark.parametrize(
     "bad", [{"subjects": ("x",)}, {"subjects": ("x", "y", "z")}, {"subjects": ("x", "tie")}, {"margin": 0.5}]
 )
 def test_options_of_votes_made_elsewhere(tmp_path: Path, bad: dict[str, Any]) -> None:
