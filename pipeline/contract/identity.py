@@ -15,7 +15,7 @@ from pipeline.contract.files import read_json
 from pipeline.contract.options import differing
 
 #: What fields of identities say that their names do not.
-MEANINGS = {"source_fingerprint": "files of the source were added, removed, changed or touched"}
+MEANINGS = {"source_fingerprint": "files of the source were added, removed or changed"}
 
 
 def canonical(value: Any) -> str:

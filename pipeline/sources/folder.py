@@ -35,6 +35,7 @@ from pipeline.sources.files import (
     read_text,
     stem,
 )
+from pipeline.sources.hashes import content_hashes
 from pipeline.sources.metadata import Names, file_column, is_metadata, match_metadata
 
 SIDECARS = (".txt", ".caption")
@@ -168,18 +169,13 @@ class Folder:
         return list(self._files)
 
     def fingerprint(self) -> str:
-        """Of names, sizes, modification times, captions' text and maps."""
-        files = []
+        """Of names and contents, captions' text and maps."""
         others = {file for maps in self._maps.values() for file in maps.values()}
-        for name in (*self._files.values(), *sorted(self._sidecars.values()), *sorted(others)):
-            try:
-                s = (self.root / name).stat()
-                files.append((printable_key(name), s.st_size, s.st_mtime_ns))
-            except OSError:  # a dangling link
-                files.append((printable_key(name), -1, 0))
+        names = [*self._files.values(), *sorted(self._sidecars.values()), *sorted(others)]
+        hashes = content_hashes([self.root / name for name in names])
         return fingerprint(
             {
-                "files": files,
+                "files": list(zip(map(printable_key, names), hashes, strict=True)),
                 "captions": self._rows,
                 "caption_column": self.read.caption_column,
                 "maps": self._maps,

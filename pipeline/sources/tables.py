@@ -29,6 +29,7 @@ from pipeline.sources.columns import (
 )
 from pipeline.sources.decode import MAX_BYTES, decode
 from pipeline.sources.files import MAX_TEXT, facts_in, fitted_map, matching_files
+from pipeline.sources.hashes import content_hashes
 
 KEY_COLUMNS = ("key", "__key__", "image_id", "id")
 
@@ -148,12 +149,12 @@ def open_parquet(
         paths = sorted(p for p in map(Path, matching_files(fsspec.filesystem("file"), str(folder))) if p.is_file())
     if not where or not paths:
         raise CnlabError(f"no Parquet files at {where!r}; give SOURCE=parquet:PATH, a file, a folder or a glob")
-    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    files = list(zip((path.name for path in paths), content_hashes(paths), strict=True))
     try:
         rows = load_dataset("parquet", data_files=[glob.escape(str(p)) for p in paths], split="train")
     except Exception as error:  # damaged files raise nearly anything
         raise _unreadable(where, error) from error
-    return Table(rows, fingerprint(stats), image_size, wanted, read or ReadConfig(), where)
+    return Table(rows, fingerprint(files), image_size, wanted, read or ReadConfig(), where)
 
 
 def open_hub(
@@ -176,9 +177,7 @@ def open_hub(
     try:
         if not count:
             table = load_dataset(name, split=split or "train")
-            return Table(
-                table, fingerprint([where, table._fingerprint]), image_size, wanted, read or ReadConfig(), where
-            )
+            return Table(table, _version(where, name, table), image_size, wanted, read or ReadConfig(), where)
         stream = load_dataset(name, split=split or "train", streaming=True)
         features = stream.features or stream._resolve_features().features
         for column, kind in features.items():
@@ -190,7 +189,17 @@ def open_hub(
         raise
     except Exception as error:  # the hub, its files and the network raise nearly anything
         raise _unreadable(where, error) from error
-    return Table(table, fingerprint([where, table._fingerprint]), image_size, wanted, read or ReadConfig(), where)
+    return Table(table, _version(where, name, table), image_size, wanted, read or ReadConfig(), where)
+
+
+def _version(where: str, name: str, table: Any) -> str:
+    """Fingerprint of a dataset of the hub; of a local folder, of its files' contents."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return fingerprint([where, table._fingerprint])
+    paths = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return fingerprint([where.removeprefix(name), list(zip(names, content_hashes(paths), strict=True))])
 
 
 class _Head:

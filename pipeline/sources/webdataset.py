@@ -14,9 +14,11 @@ import tarfile
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
@@ -33,6 +35,7 @@ from pipeline.sources.files import (
     read_text,
     stem,
 )
+from pipeline.sources.hashes import content_hashes
 
 MAX_MEMBERS = 2_000_000  # of one tar; img2dataset writes 30,000
 OPEN_FILES = 32  # handles kept; rank order visits all tars in turn
@@ -89,19 +92,16 @@ class WebDataset:
         return list(self._samples)
 
     def fingerprint(self) -> str:
-        """Of the tars' names, sizes and times or etags."""
-        marks = []
+        """Of the tars' names and contents; of remote ones, of their names, sizes and etags or times."""
+        if isinstance(self._fs, LocalFileSystem):
+            hashes = content_hashes([Path(path) for path in self._tars.values()])
+            return fingerprint(list(zip(self._tars, hashes, strict=True)))
+        versions = []
         for name, path in self._tars.items():
             info = self._fs.info(path)
-            stamp = (
-                info.get("ETag")
-                or info.get("etag")
-                or info.get("mtime")
-                or info.get("LastModified")
-                or info.get("created")
-            )
-            marks.append((name, info.get("size"), str(stamp)))
-        return fingerprint(marks)
+            fields = (info.get(field) for field in ("ETag", "etag", "mtime", "LastModified", "created"))
+            versions.append((name, info.get("size"), str(next(filter(None, fields), None))))
+        return fingerprint(versions)
 
     def load(self, key: str) -> Raw:
         """Read one sample. Raises `Rejected` with the reasons of `decode`, unsafe_member, duplicate_name, truncated."""
