@@ -3,7 +3,8 @@
     python -m benchmarks.clock OUT.json SCRIPT.py ARGUMENT ...      # as `python SCRIPT.py ARGUMENT ...`
     python -m benchmarks.clock OUT.json -m MODULE ARGUMENT ...      # as `python -m MODULE ARGUMENT ...`
 
-OUT.json afterwards: `seconds` from one step's end to the next's, and on a GPU its name and the peak of its memory.
+OUT.json afterwards: `seconds` from one step's end to the next's, on a CPU `cpu_seconds` of the process likewise,
+and on a GPU its name and the peak of its memory.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Clock:
 
     def _record(self, *_: object) -> None:
         if not self.cuda:
-            self.marks.append(time.perf_counter())
+            self.marks.append((time.perf_counter(), time.process_time()))
             return
         event = torch.cuda.Event(enable_timing=True)
         event.record()
@@ -54,7 +55,8 @@ class Clock:
         """``seconds``, one fewer than steps; on a GPU its name and, in bytes, peak ``allocated`` and ``reserved``."""
         pairs = list(zip(self.marks, self.marks[1:], strict=False))
         if not self.cuda:
-            return {"seconds": [b - a for a, b in pairs], "device": ""}
+            clock, cpu = ([b[i] - a[i] for a, b in pairs] for i in (0, 1))
+            return {"seconds": clock, "cpu_seconds": cpu, "device": ""}
         torch.cuda.synchronize()
         return {
             "seconds": [a.elapsed_time(b) / 1000 for a, b in pairs],

@@ -138,3 +138,9 @@ def meta_unet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """The same architecture on the meta device, where counting costs nothing."""
     with torch.device("meta"):
         return UNet2DConditionModel.from_config(unet.config)
+
+
+def meta_vae(vae: AutoencoderKL) -> AutoencoderKL:
+    """The same for an autoencoder."""
+    with torch.device("meta"):
+        return AutoencoderKL.from_config(vae.config)

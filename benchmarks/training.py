@@ -1,6 +1,7 @@
 """The trainer against the public diffusers ControlNet script, on the CPU, with the shipped tabletop prior.
 
     python -m benchmarks.training SCRIPT [--dataset FOLDER]
+    python -m benchmarks.training SCRIPT --model sd15         # SD 1.5's size, one image a step; 16 GB of memory
 
 SCRIPT is `examples/controlnet/train_controlnet.py` of the GitHub repository huggingface/diffusers, which is not part of
 this one; the recorded rows used commit 58eb52c0803e unchanged. Both programs start from the same ControlNet, read the
@@ -9,21 +10,30 @@ theirs, ...), each as a whole command from cold caches; in fp32, and where the p
 and ours there once more as two processes of one thread each. The steady rate leaves out the first fifth of the
 steps; both are timed by `benchmarks.clock`. Neither validates or saves between steps; otherwise each runs at its
 defaults. What the two do differently in a step is the point: the script encodes images in every step, we once.
+
+At SD 1.5's size a step takes minutes of a CPU, so there the steps themselves are compared, in CPU time of one thread,
+beside what the operations of both say.
 """
 
 from __future__ import annotations
 
+import gc
+import math
 import statistics
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
 
 from benchmarks.clock import Reading, rate, steady
 from benchmarks.commands import ours, theirs
+from benchmarks.device import DRY, Bench, Case
 from benchmarks.flops import count, matmul_peak
+from benchmarks.random_models import SD15, TINY, Shape, meta_vae, write_triplets
 from benchmarks.record import record, spread
 from pipeline.build.run import build
 from pipeline.config import DatasetConfig
@@ -54,7 +64,14 @@ def one_step(data: Path, init: Path) -> int:
     return count(lambda: train(models.denoiser, prior, models.trained, batches, training, 0, hooks))
 
 
-def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: int = 40) -> None:
+def main(
+    script: Path,
+    /,
+    dataset: Path | None = None,
+    repeats: int = 3,
+    steps: int = 40,
+    model: Literal["tabletop", "sd15", "tiny"] = "tabletop",
+) -> None:
     """Compare and record.
 
     Args:
@@ -62,7 +79,11 @@ def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: 
         dataset: a finished tabletop set of 128 px; left out, one of 512 samples is made first.
         repeats: of each program, in turn.
         steps: of each program.
+        model: the shipped prior, or random weights of SD 1.5's size, or of a tiny one, which records nothing.
     """
+    if model != "tabletop":
+        steps_at_size(script, {"sd15": SD15, "tiny": TINY}[model], steps, repeats)
+        return
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
@@ -83,6 +104,45 @@ def main(script: Path, /, dataset: Path | None = None, repeats: int = 3, steps: 
         operations = one_step(data, init)
     assert all(len(r["seconds"]) == steps - 1 for repeats in readings.values() for r in repeats)
     report(readings, steps, operations, max(peaks))
+
+
+def steps_at_size(script: Path, shape: Shape, steps: int, repeats: int) -> None:
+    """CPU time of a step of one image, theirs over ours, in turn; and the ratio by operations.
+
+    The first step of a program is not timed: the optimizer's states are made in it.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        scope = replace(DRY, shape=shape, steps=steps, pictures=0)
+        bench = Bench(scope, Path(place), script, dry=True, minutes=math.inf)
+        data, init, case = write_triplets(bench.root / "data", shape, 4), bench.root / "init", Case(1, precision="fp32")
+        build_control(bench.prior.unet, shape.hint, 0).save_pretrained(init)
+        encoding = count(
+            lambda: meta_vae(bench.prior.vae).encode(torch.zeros(1, 3, shape.size, shape.size, device="meta"))
+        )
+        own, public = [], []
+        for _ in range(repeats):
+            own.append(statistics.median(bench.ours(case)["cpu_seconds"]))
+            del bench.prior  # two programs at once would need twice the memory
+            gc.collect()
+            public.append(statistics.median(bench.public(1, {}, init, data)["cpu_seconds"]))
+            bench.prior = load_prior(str(bench.model), bench.device)
+        operations = bench.operations["ControlNet"]
+    what = f"training step of one image, {shape.size} px, fp32, random weights, one thread, {steps - 1} steps"
+    ratios = [a / b for a, b in zip(public, own, strict=True)]
+    for name, value in {
+        f"{what}: CPU time of {LABEL} over ours": _values(ratios),
+        "the same by operations (autoencoder and step over step)": f"{(encoding + operations) / operations:.3g}",
+        "the same, CPU-s a step: diffusers' script, ours": f"{_values(public)}, {_values(own)}",
+    }.items():
+        if shape is TINY:
+            print(f"dry run of a tiny model: {name}: {value}")
+        else:
+            record(name, value)
+
+
+def _values(values: list[float]) -> str:
+    return spread(values) if len(values) > 1 else f"{values[0]:.3g} (one pair)"
 
 
 def programs(script: Path, init: Path, data: Path, root: Path, steps: int) -> dict[str, Callable[[], Reading]]:
