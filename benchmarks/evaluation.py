@@ -57,9 +57,10 @@ def main(
 def _generation(repeats: int) -> None:
     from diffusers import ControlNetModel
 
-    from trainer.nets.models import load_pipeline, resolve_model
+    from trainer.nets.base import model_folder
+    from trainer.nets.models import load_pipeline
 
-    model = resolve_model("tabletop")
+    model = model_folder("tabletop")
     captions = [sample_scene(0, index).caption for index in range(COUNT)]
     maps = np.stack([render(sample_scene(0, index), SIZE, 1).image for index in range(COUNT)])
     with tempfile.TemporaryDirectory() as folder:

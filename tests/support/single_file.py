@@ -69,7 +69,7 @@ def vae_tensors(vae: Any, prefix: str = "first_stage_model.") -> Tensors:
 
 
 def open_clip(tensors: Tensors) -> Tensors:
-    """The second text encoder of SDXL."""
+    """The second text encoder of SDXL, the only one of SD 2.x (which was published without its projection)."""
     out: Tensors = {}
     for name, value in tensors.items():
         for own, theirs in CLIP.items():
@@ -78,7 +78,8 @@ def open_clip(tensors: Tensors) -> Tensors:
     for name in [n for n in out if ".q_proj." in n]:
         parts = [out.pop(name.replace(".q_proj.", f".{k}_proj.")) for k in "qkv"]
         out[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
-    out["text_projection"] = out.pop("text_projection.weight").T
+    if "text_projection.weight" in out:
+        out["text_projection"] = out.pop("text_projection.weight").T
     return out
 
 
@@ -96,8 +97,11 @@ def write_single_file(folder: Path, file: Path) -> Path:
         for n, v in load_file(folder / "text_encoder" / "model.safetensors").items()
     }
     second = folder / "text_encoder_2" / "model.safetensors"
-    prefix = "conditioner.embedders.0.transformer." if second.is_file() else "cond_stage_model.transformer."
-    out |= {prefix + name: value for name, value in first.items()}
+    if unet.config.use_linear_projection and not second.is_file():  # SD 2.x
+        out |= {f"cond_stage_model.model.{name}": value for name, value in open_clip(first).items()}
+    else:
+        prefix = "conditioner.embedders.0.transformer." if second.is_file() else "cond_stage_model.transformer."
+        out |= {prefix + name: value for name, value in first.items()}
     if second.is_file():
         out |= {f"conditioner.embedders.1.model.{n}": v for n, v in open_clip(load_file(second)).items()}
     out = {name: value.detach().contiguous().clone() for name, value in out.items()}

@@ -173,6 +173,12 @@ def _converted(name: str, options: BaseOptions) -> str:
             config = str(WEIGHTS / "tabletop-sd")
         if not config:
             config = fetch_diffusers_config(load_single_file_checkpoint(name))["pretrained_model_name_or_path"]
+            if config.endswith("stable-diffusion-2-1"):  # what diffusers takes every SD 2.x file for
+                raise CnlabError(
+                    f"model {name!r}: an SD 2.x file does not say whether it predicts velocity (768 px) or noise (base "
+                    f"models, 512 px); say it with --single-file-config {config}, the same with -base at its end, or "
+                    "a folder of the same kind of model"
+                )
         try:
             xl = "text_encoder_2" in DiffusionPipeline.load_config(config)
         except OSError as error:

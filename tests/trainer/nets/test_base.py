@@ -54,21 +54,52 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
 
 
+@pytest.fixture
+def v2_folder(model_folder: Path, tmp_path: Path) -> Path:
+    """As SD 2.x: velocity is predicted, projections of the attention are linear, each level has its number of heads."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    pipe = StableDiffusionPipeline.from_pretrained(model_folder, safety_checker=None)
+    torch.manual_seed(2)
+    config = {**pipe.unet.config, "use_linear_projection": True, "attention_head_dim": [1, 2, 4, 4]}
+    pipe.unet = UNet2DConditionModel.from_config(config)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    pipe.save_pretrained(tmp_path / "v2")
+    return tmp_path / "v2"
+
+
 @pytest.mark.parametrize(
-    ("kind", "suffix"), [("model_folder", "safetensors"), ("model_folder", "ckpt"), ("xl_folder", "safetensors")]
-)
+    ("kind", "suffix"),
+    [("model_folder", "safetensors"), ("model_folder", "ckpt"), ("v2_folder", "safetensors"),
+     ("xl_folder", "safetensors")],
+)  # fmt: skip
 def test_a_model_in_one_file_is_the_model_in_a_folder(
     kind: str, suffix: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(kind)
     file = write_single_file(folder, tmp_path / f"model.{suffix}")
     options = BaseOptions(single_file_config=str(folder))
-    theirs, own = parts(load_prior(str(folder), CPU)), parts(load_prior(str(file), CPU, options))
+    priors = load_prior(str(folder), CPU), load_prior(str(file), CPU, options)
+    theirs, own = map(parts, priors)
+    assert priors[0].scheduler.config.prediction_type == priors[1].scheduler.config.prediction_type
+    assert ("v_prediction" in priors[1].scheduler.config.values()) == (kind == "v2_folder")
     assert [name for name in theirs if not same(theirs[name], own[name])] == []
     written = Path(model_folder(str(file), options)) / "model_index.json"
     before = written.stat().st_mtime_ns
     assert Path(model_folder(str(file), options)) == written.parent
     assert written.stat().st_mtime_ns == before  # once
+
+
+def test_a_file_of_sd_2_does_not_say_what_it_predicts(tmp_path: Path) -> None:
+    from trainer.nets.base import model_folder as folder_of
+
+    key = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file({key: torch.zeros(320, 1024)}, tmp_path / "v2-1.safetensors")
+    with pytest.raises(
+        CnlabError, match=r"velocity \(768 px\).*--single-file-config stabilityai/.*-2-1-base"
+    ) as caught:
+        folder_of(str(tmp_path / "v2-1.safetensors"))
+    assert "\n" not in str(caught.value)
 
 
 def test_models_of_files_that_changed_or_went_are_removed_from_the_cache(
