@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.record import record
 from pipeline.screen.crops import PARTS, THUMB
-from pipeline.screen.duplicates import Index, Look, Mark, look_of, perceptual_hash, pixel_hash
+from pipeline.screen.duplicates import Index, Look, Signature, look_of, perceptual_hash, pixel_hash
 from pipeline.screen.limits import PRESETS
 
 SIDE, EACH = 256, 8  # pixels of a crop; crops of one photograph
@@ -45,10 +45,10 @@ def crops(folders: list[Path]) -> list[Picture]:
     return tiles
 
 
-def mark_of(image: Picture, key: str) -> Mark:
+def signature_of(image: Picture, key: str) -> Signature:
     """Everything by which a picture is recognised."""
     phash = perceptual_hash(image)
-    return Mark(0, key, pixel_hash(image), phash, look_of(image, phash))
+    return Signature(0, key, pixel_hash(image), phash, look_of(image, phash))
 
 
 def recoded(image: Picture, quality: int) -> Picture:
@@ -103,13 +103,13 @@ def rates(folders: list[Path]) -> None:
     """False alarms among the crops, and the recall of each change of them."""
     tiles, index, alarms = crops(folders), _index(), 0
     for number, tile in enumerate(tiles):
-        mark = mark_of(tile, str(number))
-        alarms += index.find(mark) is not None
-        index.add(mark, "train")
+        signature = signature_of(tile, str(number))
+        alarms += index.find(signature) is not None
+        index.add(signature, "train")
     n = f"{len(tiles)} disjoint crops of the pictures in {', '.join(f.name for f in folders)}"
     record(f"copies: false alarms among {n}", rate(alarms, len(tiles)))
     for name, change in CHANGES.items():
-        twins = [index.find(mark_of(np.ascontiguousarray(change(tile)), "")) for tile in tiles]
+        twins = [index.find(signature_of(np.ascontiguousarray(change(tile)), "")) for tile in tiles]
         hits = sum(twin is not None and twin.key == str(i) for i, twin in enumerate(twins))
         record(f"copies: recall of {name}, {n}", rate(hits, len(tiles)))
 
@@ -121,18 +121,18 @@ def lookups() -> None:
     """
     rng, index, means = np.random.default_rng(0), _index(), []
 
-    def random_mark() -> Mark:
+    def random_signature() -> Signature:
         parts = rng.integers(0, 2**63, PARTS, np.uint64)
         look = Look((rng.bytes(32), rng.bytes(32)), parts, rng.integers(60, 200, (THUMB, THUMB, 3), np.uint8))
-        return Mark(0, "", rng.bytes(32).hex(), rng.bytes(32).hex(), look)
+        return Signature(0, "", rng.bytes(32).hex(), rng.bytes(32).hex(), look)
 
     for size in SIZES:
         for _ in range(size - len(index)):
-            index.add(random_mark(), "train")
-        marks = [random_mark() for _ in range(LOOKUPS)]
+            index.add(random_signature(), "train")
+        signatures = [random_signature() for _ in range(LOOKUPS)]
         began = time.process_time()
-        for mark in marks:
-            index.find(mark)
+        for signature in signatures:
+            index.find(signature)
         means.append(1e3 * (time.process_time() - began) / LOOKUPS)
         record(f"copies: CPU of a look-up among {size:,}, ms", f"{means[-1]:.2f}")
     slope, start = np.polyfit(SIZES, means, 1)

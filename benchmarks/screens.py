@@ -28,12 +28,12 @@ from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.text import markdown_table
 from pipeline.faults import FAULTS, threshold
-from pipeline.screen.duplicates import Index, Mark, judge, reason_of
+from pipeline.screen.duplicates import Index, Signature, judge, reason_of
 from pipeline.sources import Rejected
 from pipeline.variants.damage import damage
 
 DOSES, SEED, COUNT = (0.1, 0.3, 1.0), 1, 200
-Screened = list[tuple[str, Mark | None]]  # (reason, None) of a reject, ("", what it is known by) of a sample
+Screened = list[tuple[str, Signature | None]]  # (reason, None) of a reject, ("", what it is known by) of a sample
 
 
 def clean_set(root: Path, folders: list[Path]) -> DatasetConfig:
@@ -62,7 +62,7 @@ def screened(folder: Path, clean: BuildPlan) -> Screened:
     for rank, key in enumerate(sorted(builder.source.keys())):
         try:
             row = {**builder.row(builder.source.load(key)), "key": key, "rank": rank}
-            results.append(("", Mark(**{name: row[name] for name in Mark._fields})))
+            results.append(("", Signature(**{name: row[name] for name in Signature._fields})))
         except Rejected as error:
             results.append((error.reason, None))
     return results
@@ -72,7 +72,7 @@ def reasons_of(chosen: list[bool], sound: Screened, damaged: Screened, limits: d
     """Reasons, "" for none, of the ``chosen`` samples, if these are damaged and the others sound."""
     rows = [bad if hit else good for hit, good, bad in zip(chosen, sound, damaged, strict=True)]
     index = Index(int(limits["duplicate_bits"]), int(limits["mirror_bits"]), limits["min_crop_fit"])
-    copies = judge(index, [mark for _, mark in rows if mark], set(), "train", len(rows))
+    copies = judge(index, [signature for _, signature in rows if signature], set(), "train", len(rows))
     named = {rank: reason_of(twin)[0] for rank, twin in copies.items()}
     return [reason or named.get(rank, "") for rank, (reason, _) in enumerate(rows) if chosen[rank]]
 

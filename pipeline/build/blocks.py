@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.build.sample import SampleBuilder, square
-from pipeline.build.shards import read_marks, read_shard, write_shard, write_table
+from pipeline.build.shards import read_shard, read_signatures, write_shard, write_table
 from pipeline.config import BuildPlan
 from pipeline.contract.dataset import Shard
 from pipeline.contract.identity import sha256_file
@@ -15,7 +15,7 @@ from pipeline.contract.names import RENDERED
 from pipeline.contract.pictures import decode_image
 from pipeline.screen.checks import copy_figure, row_figures
 from pipeline.screen.duplicates import (
-    Mark,
+    Signature,
     Twin,
     look_of,
     pack_look,
@@ -44,11 +44,11 @@ class Block:
 
 
 class Built(NamedTuple):
-    """A finished block: its shard, the marks of its pictures in rank order, and which of them are known copies."""
+    """A finished block: its shard, the signatures of its pictures in rank order, and which of them are known copies."""
 
     block: Block
     shard: Shard
-    marks: list[Mark]
+    signatures: list[Signature]
     copies: set[int]
 
 
@@ -74,15 +74,15 @@ def build_block(block: Block, plan: BuildPlan, fingerprint: str, expected: str |
     """Write one shard. One whose sha256 is ``expected``, the one of the ledger, stays as it is."""
     path, copies = plan.folder / block.file, set[int]()
     if expected and path.is_file() and sha256_file(path) == expected:
-        marks, copies = read_marks(path, seeks_turns(plan.limits))
+        signatures, copies = read_signatures(path, seeks_turns(plan.limits))
     else:
         builder = _builder(plan, fingerprint)
         candidates = [builder.build(key, rank, block.split) for rank, key in enumerate(block.keys, block.first)]
         rows = [row for row, accepted in candidates if accepted]
-        marks = [Mark(**{name: row[name] for name in Mark._fields}) for row in rows]
+        signatures = [Signature(**{name: row[name] for name in Signature._fields}) for row in rows]
         write_shard(path, rows, plan.condition, (fingerprint, block.file), [r for r, taken in candidates if not taken])
-    shard = Shard(block.file, block.split, len(marks) - len(copies), sha256_file(path))
-    return Built(block, shard, marks if plan.duplicates == "on" else [], copies)
+    shard = Shard(block.file, block.split, len(signatures) - len(copies), sha256_file(path))
+    return Built(block, shard, signatures if plan.duplicates == "on" else [], copies)
 
 
 def settle_block(
@@ -116,15 +116,15 @@ def settle_block(
     return Settled(block, dataclasses.replace(shard, rows=len(remaining), sha256=sha256_file(path)))
 
 
-def hash_images(spec: str, plan: BuildPlan, keys: tuple[str, ...]) -> list[Mark]:
+def hash_images(spec: str, plan: BuildPlan, keys: tuple[str, ...]) -> list[Signature]:
     """Marks of a foreign source's images; those that cannot be read have none."""
     source = open_source(spec, plan.seed, plan.image_size, ())
-    marks = []
+    signatures = []
     for number, key in enumerate(keys):
         try:
             image = square(source.load(key).image, plan.image_size)
         except Rejected:
             continue
         phash = perceptual_hash(image)
-        marks.append(Mark(number, key, pixel_hash(image), phash, look_of(image, phash)))
-    return marks
+        signatures.append(Signature(number, key, pixel_hash(image), phash, look_of(image, phash)))
+    return signatures

@@ -34,9 +34,9 @@ def _add_outside(pool: Pool, plan: BuildPlan, index: Index) -> None:
     keys = sorted(open_source(plan.decontaminate, plan.seed, plan.image_size).keys())
     chunks = [(plan.decontaminate, plan, tuple(keys[i : i + CHUNK])) for i in range(0, len(keys), CHUNK)]
     with tqdm(total=len(keys), desc="outside", unit="img", mininterval=1) as bar:
-        for marks in stream(pool, hash_images, chunks):
-            for mark in marks:
-                index.add(mark, "outside")
+        for signatures in stream(pool, hash_images, chunks):
+            for signature in signatures:
+                index.add(signature, "outside")
             bar.update(min(CHUNK, len(keys) - int(bar.n)))
 
 
@@ -110,9 +110,9 @@ def _cleared(folder: Path) -> Iterator[None]:
 
 def _map_notes(plan: BuildPlan, source: Source) -> list[str]:
     """How given depth is read, and a line where the source has maps and other ones were asked for."""
-    if plan.kind in RENDERED or not source.given:
+    if plan.kind in RENDERED or not source.own_maps:
         return []
-    if used := set(source.given) & set(plan.condition):
+    if used := set(source.own_maps) & set(plan.condition):
         near = plan.read.depth_near
         other = "black" if near == "white" else "white"
         return [
@@ -121,8 +121,8 @@ def _map_notes(plan: BuildPlan, source: Source) -> list[str]:
             if is_depth(name) and plan.read.map_scale != "inverse"
         ]
     return [
-        f"its own maps ({', '.join(source.given)}) are not used, {', '.join(plan.condition)} is made from images; "
-        f"--condition {source.given[0]} takes them"
+        f"its own maps ({', '.join(source.own_maps)}) are not used, {', '.join(plan.condition)} is made from images; "
+        f"--condition {source.own_maps[0]} takes them"
     ]
 
 

@@ -59,7 +59,7 @@ class SampleBuilder:
             raise CnlabError(f"weights are given for {', '.join(unknown)}; only these can have any: {names}")
         self.source = open_source(plan.source, plan.seed, plan.image_size, plan.condition, plan.read)
         self.conditions: list[Condition] = [
-            get_condition(name, self.source.given, plan.weights.get(name, "")) for name in plan.condition
+            get_condition(name, self.source.own_maps, plan.weights.get(name, "")) for name in plan.condition
         ]
         self.captioners: list[Captioner] = [get_captioner(name, plan.weights) for name in plan.captions]
         self.judges = self._judges()
@@ -134,7 +134,7 @@ class SampleBuilder:
         image = square(raw.image, self.plan.image_size)
         numbers, also = {**raw_figures(raw.width, raw.height, raw.facts), **figures(image)}, []
         image = self._store(image)[1]
-        conditions = [c for c in self.conditions if c.name in (*weight_free(), *self.source.given)]
+        conditions = [c for c in self.conditions if c.name in (*weight_free(), *self.source.own_maps)]
         parts: list[Callable[[], Figures]] = [partial(self._map_figures, c, raw, image) for c in conditions]
         parts.append(partial(self._caption_figures, raw, image))
         for part in parts:
@@ -164,7 +164,7 @@ class SampleBuilder:
         """The source's map, or an extracted one."""
         if condition.name in raw.maps:
             return square(raw.maps[condition.name], self.plan.image_size, nearest=condition.name in LABELS)
-        if condition.name in self.source.given:
+        if condition.name in self.source.own_maps:
             raise Rejected("map_missing", condition.name)
         return condition.extract(image, params)
 

@@ -150,9 +150,9 @@ class Schedule:
 
     def _judge_block(self, split: Split, built: Built) -> None:
         """Which rows are copies of earlier pictures, and whether the shard has to change for that or for the number."""
-        block, shard, marks, copies = built
+        block, shard, signatures, copies = built
         room = split.size - split.accepted
-        twins = judge(self.index, marks, copies, split.name, room)
+        twins = judge(self.index, signatures, copies, split.name, room)
         if twins or shard.rows > room:
             split.copies[block.number] = Counter(reason_of(twin)[0] for twin in twins.values())
             self._submit(settle_block, block, shard, self.plan, self.fingerprint, twins, room)

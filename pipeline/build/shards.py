@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.contract.files import atomic
 from pipeline.contract.pictures import decode_image
 from pipeline.contract.schema import shard_schema
-from pipeline.screen.duplicates import Look, Mark, look_of, unpack_look
+from pipeline.screen.duplicates import Look, Signature, look_of, unpack_look
 
 BLOCK_KEY, FINGERPRINT_KEY, REJECTS_KEY = b"cnlab_block", b"cnlab_fingerprint", b"cnlab_rejects"
 
@@ -60,19 +60,19 @@ def _rejects(metadata: dict[bytes, bytes]) -> list[dict[str, Any]]:
     return rejects
 
 
-def read_marks(path: Path, looks: bool) -> tuple[list[Mark], set[int]]:
+def read_signatures(path: Path, looks: bool) -> tuple[list[Signature], set[int]]:
     """Marks of a shard's rows and of its rejected copies, in rank order; and the ranks of the latter.
 
     ``looks``: with what tells mirrored, turned and cropped copies.
     """
-    names = [name for name in Mark._fields if name != "look"]
+    names = [name for name in Signature._fields if name != "look"]
     file = pq.read_table(path, columns=[*names, "image"] if looks else names)
     copies = [r for r in _rejects(file.schema.metadata) if r.get("phash")]
-    marks = [
-        Mark(**{name: row[name] for name in names}, look=_look(row) if looks else None)
+    signatures = [
+        Signature(**{name: row[name] for name in names}, look=_look(row) if looks else None)
         for row in (*file.to_pylist(), *copies)
     ]
-    return sorted(marks, key=lambda mark: mark.rank), {r["rank"] for r in copies}
+    return sorted(signatures, key=lambda signature: signature.rank), {r["rank"] for r in copies}
 
 
 def _look(row: dict[str, Any]) -> Look | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.captions.base import Captioner, clean_caption
-from pipeline.captions.given import GivenCaption, TemplateCaption
+from pipeline.captions.from_source import SourceCaption, TemplateCaption
 from pipeline.contract.errors import CnlabError
 
 __all__ = ["GIVEN_CAPTIONS", "Captioner", "clean_caption", "get_captioner"]
@@ -22,7 +22,7 @@ def get_captioner(name: str, weights: Mapping[str, str] | None = None) -> Captio
     where = weights or {}
     kind, _, rest = name.partition(":")
     if name in GIVEN_CAPTIONS:
-        return GivenCaption(name)
+        return SourceCaption(name)
     if kind == "template":
         return TemplateCaption(rest)
     if name == "blip":

@@ -7,7 +7,7 @@ from functools import partial
 
 import cv2
 
-from pipeline.conditions.base import Condition, Given, Params
+from pipeline.conditions.base import Condition, Params, SourceMap
 from pipeline.conditions.blur import Blur
 from pipeline.conditions.canny import Canny
 from pipeline.conditions.depth import Depth
@@ -62,13 +62,13 @@ def weight_free() -> list[str]:
     return [kind.name for kind in WEIGHT_FREE]
 
 
-def get_condition(name: str, given: tuple[str, ...] = (), weights: str = "") -> Condition:
-    """The extractor called ``name``; for a map that comes with the source (``given``) one that only hands it on."""
-    if name in given:  # edges drawn by others are stored and screened like our own
-        known = next((kind for kind in (*WEIGHT_FREE, *WEIGHTED) if kind.name == name), Given)
-        return Given(name, known.binary, known.soft, known.light_on_dark, known.aligned)
+def get_condition(name: str, own_maps: tuple[str, ...] = (), weights: str = "") -> Condition:
+    """The extractor called ``name``; for a map that comes with the source (``own_maps``) one that only hands it on."""
+    if name in own_maps:  # edges drawn by others are stored and screened like our own
+        known = next((kind for kind in (*WEIGHT_FREE, *WEIGHTED) if kind.name == name), SourceMap)
+        return SourceMap(name, known.binary, known.soft, known.light_on_dark, known.aligned)
     if name in ABSENT:
         raise CnlabError(f"condition {name!r} {ABSENT[name]}")
     if name not in REGISTRY:
-        raise CnlabError(f"unknown condition {name!r}; there are {', '.join(sorted({*REGISTRY, *given}))}")
+        raise CnlabError(f"unknown condition {name!r}; there are {', '.join(sorted({*REGISTRY, *own_maps}))}")
     return REGISTRY[name](weights)

@@ -49,27 +49,30 @@ def photograph(path: Path | None) -> Picture:
 
 def tiles(title: str, image: Picture, sheet: Sheet) -> list[Tile]:
     """The image and all its maps."""
-    made = [Tile((image,), title)]
+    drawn_tiles = [Tile((image,), title)]
     for name in [*weight_free(), *sheet.weights]:
         condition = get_condition(name, weights=sheet.weights.get(name, ""))
         params = condition.draw(sample_rng(sheet.seed, name, title))
-        made.append(Tile((condition.extract(image, params),), name, said(params)))
-    return made
+        drawn_tiles.append(Tile((condition.extract(image, params),), name, parameters_line(params)))
+    return drawn_tiles
 
 
 def more(image: Picture, sheet: Sheet) -> list[Tile]:
     """Second draws of the conditions that vary most, and what a quantised soft map looks like."""
-    made: list[Tile] = []
+    drawn_tiles: list[Tile] = []
     for name in ("scribble", "inpaint"):
         condition = get_condition(name)
         params = condition.draw(sample_rng(sheet.seed, name, "a second draw"))
-        made.append(Tile((condition.extract(image, params),), f"{name}, drawn again", said(params)))
+        drawn_tiles.append(Tile((condition.extract(image, params),), f"{name}, drawn again", parameters_line(params)))
     soft = get_condition("softedge")
     params = soft.draw(sample_rng(sheet.seed, "softedge", "safe"))
-    return [*made, Tile((safe_quantise(soft.extract(image, params)),), "softedge, quantised", said(params))]
+    return [
+        *drawn_tiles,
+        Tile((safe_quantise(soft.extract(image, params)),), "softedge, quantised", parameters_line(params)),
+    ]
 
 
-def said(params: Params) -> str:
+def parameters_line(params: Params) -> str:
     """Parameters in a line: numbers of three digits, lists by their length."""
     short = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in params.items() if k != "seed"}
     return ", ".join(f"{k} {len(v) if isinstance(v, list) else v}" for k, v in json.loads(json.dumps(short)).items())
@@ -88,9 +91,9 @@ def main() -> None:
     from pipeline.tabletop import render, sample_scene
 
     sheet = tyro.cli(Sheet, description=__doc__)
-    made = render(sample_scene(1, sheet.scene), SIDE)
-    given = [Tile((picture,), f"{name} (given)") for name, picture in true_maps(made).items()]
-    rendered = [*tiles("render", made.image, sheet), *given, *more(made.image, sheet)]
+    scene = render(sample_scene(1, sheet.scene), SIDE)
+    true_tiles = [Tile((picture,), f"{name} (given)") for name, picture in true_maps(scene).items()]
+    rendered = [*tiles("render", scene.image, sheet), *true_tiles, *more(scene.image, sheet)]
     canvas = draw_sheet([tiles("photograph", photograph(sheet.image), sheet), rendered])
     with atomic(sheet.out) as temporary:
         canvas.save(temporary, "PNG", optimize=True)

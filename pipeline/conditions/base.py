@@ -72,8 +72,8 @@ class Extractor:
 
 
 @dataclass(frozen=True)
-class Given:
-    """A ground-truth map that comes with the source: nothing to draw, nothing to extract."""
+class SourceMap:
+    """A map that comes with the source: nothing to draw, nothing to extract."""
 
     name: str
     binary: bool = False

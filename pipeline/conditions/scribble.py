@@ -69,9 +69,9 @@ def thin_edges(image: Picture, params: Params) -> Mask:
 def drop_short(edges: Mask, length: float) -> Mask:
     """Without the connected edges of fewer than ``length`` pixels. (H, W) bool -> (H, W) bool"""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(edges.astype(np.uint8), connectivity=8)
-    keep = stats[:, cv2.CC_STAT_AREA] >= length
-    keep[0] = False  # the ground
-    return np.asarray(keep[labels])
+    long_enough = stats[:, cv2.CC_STAT_AREA] >= length
+    long_enough[0] = False  # the ground
+    return np.asarray(long_enough[labels])
 
 
 def smooth_mask(seed: int, shape: tuple[int, ...], grid: float, share: float) -> Mask:

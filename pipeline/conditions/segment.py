@@ -33,13 +33,13 @@ class Segment(Weighted):
         from torch.nn.functional import interpolate
 
         processor, model, palette = _model(self.weights)
-        seen = resize(image, *at_resolution(image, params["resolution"]))
+        resized = resize(image, *at_resolution(image, params["resolution"]))
         plain = {
             "do_resize": False,
             "do_center_crop": False,
             "return_tensors": "pt",
         }  # so that the map lies on the image
-        pixels = processor(images=seen, **plain)["pixel_values"].to(pick_device())
+        pixels = processor(images=resized, **plain)["pixel_values"].to(pick_device())
         with torch.inference_mode():
             logits = model(pixel_values=pixels).logits.float()  # (1, classes, h, w)
             full = interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)

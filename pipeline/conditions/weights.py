@@ -56,8 +56,8 @@ def annotate(detector: Any, image: Picture, resolution: int, **options: Any) -> 
     import torch
 
     width, height = at_resolution(image, resolution)
-    seen = resize(image, width, height)
-    padded = cv2.copyMakeBorder(seen, 0, -height % MULTIPLE, 0, -width % MULTIPLE, cv2.BORDER_REPLICATE)
+    resized = resize(image, width, height)
+    padded = cv2.copyMakeBorder(resized, 0, -height % MULTIPLE, 0, -width % MULTIPLE, cv2.BORDER_REPLICATE)
     side = min(padded.shape[:2])
     with torch.inference_mode():
         detected = detector(padded, detect_resolution=side, image_resolution=side, output_type="np", **options)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.conditions import Condition, get_condition
-from pipeline.conditions.base import Given
+from pipeline.conditions.base import SourceMap
 from pipeline.contract.pictures import decode_image
 from pipeline.contract.schema import FIGURES
 from pipeline.screen.captions import caption_length, letter_share, screen_caption
@@ -100,7 +100,7 @@ def map_figures(image: NDArray[np.uint8], picture: NDArray[np.uint8], condition:
         figures[f"map_range/{condition.name}"] = map_range(picture)
     if condition.light_on_dark:
         figures[f"light_share/{condition.name}"] = float((picture > 127).mean())
-    if isinstance(condition, Given) and condition.aligned:
+    if isinstance(condition, SourceMap) and condition.aligned:
         fit, elsewhere, _ = alignment(image, picture)
         figures |= {f"shift_gain/{condition.name}": elsewhere - fit, f"map_fit/{condition.name}": fit}
         figures[f"turn_gain/{condition.name}"] = alignment(image, picture, QUARTERS)[1] - fit
@@ -134,7 +134,7 @@ def row_figures(row: Mapping[str, Any], conditions: Sequence[str]) -> Figures:
     for name in conditions:
         params = json.loads(row[f"{name}_params"])
         condition = get_condition(name, (name,) if params.get("given") else ())
-        if not params.get("safe") and (condition.binary or condition.light_on_dark or isinstance(condition, Given)):
+        if not params.get("safe") and (condition.binary or condition.light_on_dark or isinstance(condition, SourceMap)):
             image, picture = (decode_image(row[column]["bytes"]) for column in ("image", name))
             figures |= map_figures(image, picture, condition)
     return figures

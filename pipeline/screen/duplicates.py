@@ -38,7 +38,7 @@ class Look(NamedTuple):
     thumb: NDArray[np.uint8]
 
 
-class Mark(NamedTuple):
+class Signature(NamedTuple):
     """What identifies a picture: ``sha256`` of its stored pixels, its 256-bit perceptual hash (hex both), its look."""
 
     rank: int
@@ -154,33 +154,33 @@ class Index:
     def __len__(self) -> int:
         return len(self._names)
 
-    def find(self, mark: Mark) -> Twin | None:
+    def find(self, signature: Signature) -> Twin | None:
         """The same picture, else the nearest within the radius, else one mirrored or turned, else a crop, else None."""
-        if (at := self._exact.get(bytes.fromhex(mark.sha256))) is not None:
+        if (at := self._exact.get(bytes.fromhex(signature.sha256))) is not None:
             return self._twin(at, -1)
         if not self._names:
             return None
-        if nearest := self._nearest(self._hashes, bytes.fromhex(mark.phash), self.radius):
+        if nearest := self._nearest(self._hashes, bytes.fromhex(signature.phash), self.radius):
             return self._twin(*nearest)
-        if mark.look is None:
+        if signature.look is None:
             return None
-        turned = [self._nearest(self._turns, turn, self.mirror_radius) for turn in mark.look.turns]
+        turned = [self._nearest(self._turns, turn, self.mirror_radius) for turn in signature.look.turns]
         if hits := [hit for hit in turned if hit]:
             return self._twin(*min(hits, key=lambda hit: (hit[1], hit[0])), "mirrored")
-        return self._find_crop(mark.look)
+        return self._find_crop(signature.look)
 
     def _twin(self, at: int, bits: int, how: str = "") -> Twin:
         key, place = self._names[at]
         return Twin(key, bits, place, how)
 
-    def _nearest(self, hashes: NDArray[np.uint64], wanted: bytes, radius: int) -> tuple[int, int] | None:
+    def _nearest(self, hashes: NDArray[np.uint64], searched: bytes, radius: int) -> tuple[int, int] | None:
         """Index and distance of the nearest hash within ``radius``, the earliest of equals.
 
         Half of the bits are compared first: what differs in more than ``radius`` of them is out already.
         """
         if radius < 0:
             return None
-        words, count = np.frombuffer(wanted, np.uint64), len(self)
+        words, count = np.frombuffer(searched, np.uint64), len(self)
         half = self._differing(hashes[0, :count], words[0], 0)
         half += self._differing(hashes[1, :count], words[1], 1)
         near = np.flatnonzero(half <= radius)
@@ -216,19 +216,19 @@ class Index:
                 best, closest = fit, self._twin(int(at), round(100 * fit), "cropped")
         return closest
 
-    def add(self, mark: Mark, place: str) -> None:
+    def add(self, signature: Signature, place: str) -> None:
         """Remember a picture; ``place`` is its split, or ``outside``."""
         at = len(self)
         if at == self._hashes.shape[1]:
             self._grow()
-        self._hashes[:, at] = bits_of(mark.phash)
-        if look := mark.look:
+        self._hashes[:, at] = bits_of(signature.phash)
+        if look := signature.look:
             self._turns[:, at], self._parts[:, at] = np.frombuffer(look.turns[0], np.uint64), look.parts
             self._thumbs[at], self._means[at] = look.thumb, look.thumb.mean((0, 1))
         else:  # like nothing that there is
             self._turns[:, at], self._parts[:, at], self._means[at] = ~np.uint64(0), 0, np.inf
-        self._exact.setdefault(bytes.fromhex(mark.sha256), at)
-        self._names.append((mark.key, place))
+        self._exact.setdefault(bytes.fromhex(signature.sha256), at)
+        self._names.append((signature.key, place))
 
     def _grow(self) -> None:
         self._scratch, self._counts = np.empty(2 * len(self), np.uint64), np.empty((2, 2 * len(self)), np.uint8)
@@ -250,23 +250,23 @@ def seeks_turns(limits: Mapping[str, float]) -> bool:
     return limits["mirror_bits"] >= 0 or limits["min_crop_fit"] <= 1
 
 
-def judge(index: Index, marks: list[Mark], copies: set[int], split: str, room: int) -> dict[int, Twin]:
-    """Copies among the first of ``marks`` (in rank order), rank -> what each is a copy of; the index learns them all.
+def judge(index: Index, signatures: list[Signature], copies: set[int], split: str, room: int) -> dict[int, Twin]:
+    """Copies among the first of ``signatures`` (by rank), rank -> what each is a copy of; the index learns them all.
 
     copies  ranks that an earlier, interrupted build already rejected: they are only remembered
     room    stop after so many that are no copies; what lies beyond is not in the dataset and must not shadow anything
     """
     twins: dict[int, Twin] = {}
-    for mark in marks:
+    for signature in signatures:
         if room == 0:
             break
-        if mark.rank in copies:
+        if signature.rank in copies:
             pass
-        elif twin := index.find(mark):
-            twins[mark.rank] = twin
+        elif twin := index.find(signature):
+            twins[signature.rank] = twin
         else:
             room -= 1
-        index.add(mark, split)
+        index.add(signature, split)
     return twins
 
 

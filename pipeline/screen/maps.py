@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.conditions import Condition
-from pipeline.conditions.base import Given
+from pipeline.conditions.base import SourceMap
 from pipeline.sources.base import Rejected
 
 CELLS = 48  # a side, for comparing structure: fine enough for a shift of 8 pixels in 128
@@ -51,7 +51,7 @@ def screen_map(
         raise Rejected("map_flat", f"{condition.name}: its values lie within {levels} of 255 levels")
     if condition.light_on_dark and (light := float((picture > 127).mean())) > limits["max_light"]:
         raise Rejected("map_inverted", f"{condition.name}: {light:.2f} of it is light")
-    if isinstance(condition, Given) and condition.aligned:  # an extracted map is of this image by construction
+    if isinstance(condition, SourceMap) and condition.aligned:  # an extracted map is of this image by construction
         _check_fit(image, picture, condition.name, limits)
 
 

@@ -42,7 +42,7 @@ class Raw:
 class Source(Protocol):
     """A named, finite set of samples with random access by key."""
 
-    given: tuple[str, ...]  # conditions whose true maps come with the samples
+    own_maps: tuple[str, ...]  # conditions whose true maps come with the samples
     notes: tuple[str, ...]  # what was assumed about the user's data, a line each, for the summary
 
     def keys(self) -> list[str]:

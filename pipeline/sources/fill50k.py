@@ -43,7 +43,7 @@ class Fill50k:
     """World ``seed``: sample i is a pure function of (seed, i)."""
 
     notes: tuple[str, ...] = ()
-    given: tuple[str, ...] = ("circle",)
+    own_maps: tuple[str, ...] = ("circle",)
 
     def __init__(self, seed: int, image_size: int) -> None:
         self.seed, self.image_size = seed, image_size

@@ -48,13 +48,13 @@ class Folder:
     """Every image below ``where``; the key is the path relative to it.
 
     Folders that are links are not entered and files that are links are read only when they stay inside, unless
-    ``read.follow_links``. ``wanted`` limits the maps that are loaded. ``notes`` says what was taken for what.
+    ``read.follow_links``. ``selected`` limits the maps that are loaded. ``notes`` says what was taken for what.
     """
 
     def __init__(
-        self, where: str, image_size: int, wanted: tuple[str, ...] | None = None, read: ReadConfig | None = None
+        self, where: str, image_size: int, selected: tuple[str, ...] | None = None, read: ReadConfig | None = None
     ) -> None:
-        self.root, self.image_size, self.wanted = Path(where).expanduser(), image_size, wanted
+        self.root, self.image_size, self.selected = Path(where).expanduser(), image_size, selected
         self.read = read or ReadConfig()
         if not where or not self.root.is_dir():
             raise CnlabError(f"source folder {where!r} is not a directory; give SOURCE=folder:PATH")
@@ -71,7 +71,7 @@ class Folder:
         if not self._files:
             raise CnlabError(f"no images ({', '.join(SUFFIXES)}) below {self.root}{_without(self._listed)}")
         self._sidecars = self._find_sidecars()
-        self.given = tuple(sorted(self._maps))
+        self.own_maps = tuple(sorted(self._maps))
         self.notes = (*matched.notes, *self._account(pictures, tables, taken))
         if linked:
             self.notes += (f"{len(linked)} linked folders are not entered, e.g. {linked[0]}; --follow-links does",)
@@ -112,14 +112,14 @@ class Folder:
             return {}
         columns = list(dict.fromkeys(name for row in self._rows.values() for name in row if name))
         image = file_column(self._rows.values(), self.read, str(self.root))
-        asked = {name: column for name, column in self.read.maps.items() if not column.endswith("/")}
-        if missing := next((c for c in asked.values() if c not in columns), None):
+        named = {name: column for name, column in self.read.maps.items() if not column.endswith("/")}
+        if missing := next((c for c in named.values() if c not in columns), None):
             raise CnlabError(f"{self.root}: no metadata has a column {missing!r}; there are {', '.join(columns)}")
         short = {re.sub("(_file_name|_path)$", "", c): c for c in columns if c not in (image, *FILE_NAMES)}
         maps_named = {s: c for s, c in short.items() if s != c or (s.lower() in MAP_NAMES and s.lower() != "source")}
         if image.lower() == "target" and "source" in short:
             maps_named["source"] = short["source"]
-        kinds = {name: maps_named[s] for name, s in map_columns(list(maps_named), ReadConfig()).items()} | asked
+        kinds = {name: maps_named[s] for name, s in map_columns(list(maps_named), ReadConfig()).items()} | named
         maps: dict[str, dict[str, str]] = {}
         lookup = Names(self.root, [f for f in self._listed if is_image(f)])
         for name, column in kinds.items():
@@ -188,7 +188,7 @@ class Folder:
         image, width, height, facts = decode(self._read(name), self.image_size)
         row = self._rows.get(name, {})
         maps, params = {}, {}
-        for kind in self.given if self.wanted is None else (k for k in self.given if k in self.wanted):
+        for kind in self.own_maps if self.selected is None else (k for k in self.own_maps if k in self.selected):
             if path := self._maps[kind].get(name):
                 data = self._read_map(kind, path)
                 maps[kind], params[kind] = fitted_map(kind, data, image, (width, height), self.read)

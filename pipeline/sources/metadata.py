@@ -133,10 +133,10 @@ class Names:
         plain = name.strip().replace("\\", "/")
         if plain.startswith("/"):
             root = self.root.resolve().as_posix() + "/"
-            asked = [plain.removeprefix(root)] if plain.startswith(root) else []
+            candidates = [plain.removeprefix(root)] if plain.startswith(root) else []
         else:
-            asked = [posixpath.normpath(posixpath.join(below, plain)), posixpath.normpath(plain)]
-        for form in map(_form, asked):
+            candidates = [posixpath.normpath(posixpath.join(below, plain)), posixpath.normpath(plain)]
+        for form in map(_form, candidates):
             for table, key in ((self._exact, form), (self._case, form.casefold()), (self._bare, form.casefold())):
                 if key in table:
                     return table[key]

@@ -43,7 +43,7 @@ class Table:
     """
 
     def __init__(
-        self, rows: Any, identity: str, image_size: int, wanted: tuple[str, ...] | None, read: ReadConfig, where: str
+        self, rows: Any, identity: str, image_size: int, selected: tuple[str, ...] | None, read: ReadConfig, where: str
     ) -> None:
         from datasets import Image
 
@@ -54,10 +54,18 @@ class Table:
         for name in pictures:
             if isinstance(rows.features[name], Image):
                 rows = rows.cast_column(name, Image(decode=False))
-        self.given = tuple(self._columns.maps)
-        self._rows, self._identity, self.image_size, self.wanted, self.read = rows, identity, image_size, wanted, read
+        self.own_maps = tuple(self._columns.maps)
+        self._rows, self._identity, self.image_size, self.selected, self.read = (
+            rows,
+            identity,
+            image_size,
+            selected,
+            read,
+        )
         self._keys = {key: i for i, key in enumerate(_keys(rows))}
-        unread = {column for name, column in self._columns.maps.items() if wanted is not None and name not in wanted}
+        unread = {
+            column for name, column in self._columns.maps.items() if selected is not None and name not in selected
+        }
         self._view = rows.select_columns([n for n in rows.features if n not in unread])
         parts = [
             f"the column {self._columns.image} is the picture",
@@ -134,7 +142,7 @@ def _bytes(cell: Any) -> bytes:
 
 
 def open_parquet(
-    where: str, image_size: int, wanted: tuple[str, ...] | None = None, read: ReadConfig | None = None
+    where: str, image_size: int, selected: tuple[str, ...] | None = None, read: ReadConfig | None = None
 ) -> Table:
     """Parquet files at ``where``: a file, a glob, or a folder (of a finished dataset: its train and eval shards)."""
     from datasets import load_dataset
@@ -154,11 +162,11 @@ def open_parquet(
         rows = load_dataset("parquet", data_files=[glob.escape(str(p)) for p in paths], split="train")
     except Exception as error:  # damaged files raise nearly anything
         raise _unreadable(where, error) from error
-    return Table(rows, fingerprint(files), image_size, wanted, read or ReadConfig(), where)
+    return Table(rows, fingerprint(files), image_size, selected, read or ReadConfig(), where)
 
 
 def open_hub(
-    where: str, image_size: int, wanted: tuple[str, ...] | None = None, read: ReadConfig | None = None
+    where: str, image_size: int, selected: tuple[str, ...] | None = None, read: ReadConfig | None = None
 ) -> Table:
     """``NAME[:SPLIT[:ROWS]]`` of the hub, or a local folder that `datasets.load_dataset` reads; SPLIT is train.
 
@@ -177,7 +185,7 @@ def open_hub(
     try:
         if not count:
             table = load_dataset(name, split=split or "train")
-            return Table(table, _version(where, name, table), image_size, wanted, read or ReadConfig(), where)
+            return Table(table, _version(where, name, table), image_size, selected, read or ReadConfig(), where)
         stream = load_dataset(name, split=split or "train", streaming=True)
         features = stream.features or stream._resolve_features().features
         for column, kind in features.items():
@@ -189,7 +197,7 @@ def open_hub(
         raise
     except Exception as error:  # the hub, its files and the network raise nearly anything
         raise _unreadable(where, error) from error
-    return Table(table, _version(where, name, table), image_size, wanted, read or ReadConfig(), where)
+    return Table(table, _version(where, name, table), image_size, selected, read or ReadConfig(), where)
 
 
 def _version(where: str, name: str, table: Any) -> str:

@@ -19,7 +19,7 @@ class Tabletop:
     """World ``seed``: sample i is a pure function of (seed, i)."""
 
     notes: tuple[str, ...] = ()
-    given: tuple[str, ...] = ("depth", "normal", "segment")
+    own_maps: tuple[str, ...] = ("depth", "normal", "segment")
 
     def __init__(self, seed: int, image_size: int) -> None:
         self.seed, self.image_size = seed, image_size

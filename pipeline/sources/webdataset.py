@@ -60,9 +60,9 @@ class WebDataset:
     """
 
     def __init__(
-        self, where: str, image_size: int, wanted: tuple[str, ...] | None = None, read: ReadConfig | None = None
+        self, where: str, image_size: int, selected: tuple[str, ...] | None = None, read: ReadConfig | None = None
     ) -> None:
-        self.image_size, self.wanted, self.read = image_size, wanted, read or ReadConfig()
+        self.image_size, self.selected, self.read = image_size, selected, read or ReadConfig()
         self._fs, self._tars = _find(where)
         self._open: OrderedDict[str, Any] = OrderedDict()
         self._samples: dict[str, Sample] = {}
@@ -74,7 +74,7 @@ class WebDataset:
             faults = ", ".join(sorted({s.fault[0] for s in self._samples.values() if s.fault})) or "no images in them"
             raise CnlabError(f"{where}: no usable sample in {len(self._tars)} tar files ({faults})")
         self._kinds = map_columns(sorted({name for s in usable for name in s.maps}), self.read)
-        self.given = tuple(sorted(self._kinds))
+        self.own_maps = tuple(sorted(self._kinds))
         self.notes = tuple(self._account(len(usable)))
 
     def _account(self, usable: int) -> list[str]:
@@ -113,7 +113,7 @@ class WebDataset:
         captions, row = self._captions(sample)
         maps, params = {}, {}
         for name, kind in self._kinds.items():
-            if kind in sample.maps and (self.wanted is None or name in self.wanted):
+            if kind in sample.maps and (self.selected is None or name in self.selected):
                 data = self._read(sample.tar, sample.maps[kind])
                 maps[name], params[name] = fitted_map(name, data, image, (width, height), self.read)
         return Raw(key, image, captions, width, height, maps, {**facts, **facts_in(row)}, params)

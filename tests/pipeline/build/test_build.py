@@ -155,8 +155,8 @@ def test_given_maps_become_conditions(tmp_path: Path) -> None:
 def test_a_block_is_made_again_unless_it_is_as_the_ledger_says(tmp_path: Path) -> None:
     made = config(tmp_path).resolve()
     block = Block("train", 0, 0, ("tabletop-1-000001", "tabletop-1-000002"))
-    _, shard, marks, copies = build_block(block, made, "id")
-    assert (shard.rows, marks, copies) == (2, [], set())
+    _, shard, signatures, copies = build_block(block, made, "id")
+    assert (shard.rows, signatures, copies) == (2, [], set())
     path = made.folder / block.file
     written = path.stat().st_mtime_ns
     assert build_block(block, made, "id", shard.sha256)[1] == shard

@@ -154,15 +154,15 @@ def test_aligned_flip_safe_maps_mirror_with_the_image(name: str, photo: Picture)
 
 def test_given_maps_have_no_extractor(render128: Picture) -> None:
     with pytest.raises(TypeError):
-        get_condition("depth", given=("depth",)).extract(render128, {})
+        get_condition("depth", own_maps=("depth",)).extract(render128, {})
     with pytest.raises(CnlabError, match="unknown condition 'semaphore'"):
         get_condition("semaphore")
 
 
 def test_flips_are_safe_where_colours_do_not_say_left_and_right() -> None:
-    assert get_condition("depth", given=("depth",)).flip_safe
-    assert get_condition("segment", given=("segment",)).flip_safe
-    assert not get_condition("normal", given=("normal",)).flip_safe
+    assert get_condition("depth", own_maps=("depth",)).flip_safe
+    assert get_condition("segment", own_maps=("segment",)).flip_safe
+    assert not get_condition("normal", own_maps=("normal",)).flip_safe
     for name in set(REGISTRY) - {"mediapipe_face"}:
         assert get_condition(name).flip_safe == (name not in FLIP_UNSAFE), name
 

@@ -18,7 +18,7 @@ from pipeline.config import DatasetConfig
 from pipeline.contract.dataset import Triplets
 from pipeline.screen.duplicates import (
     Index,
-    Mark,
+    Signature,
     look_of,
     pack_look,
     perceptual_hash,
@@ -46,9 +46,9 @@ def tiles() -> tuple[np.ndarray, ...]:
     return tuple(made)
 
 
-def mark_of(image: np.ndarray, key: str) -> Mark:
+def signature_of(image: np.ndarray, key: str) -> Signature:
     phash = perceptual_hash(image)
-    return Mark(0, key, pixel_hash(image), phash, look_of(image, phash))
+    return Signature(0, key, pixel_hash(image), phash, look_of(image, phash))
 
 
 def index() -> Index:
@@ -72,12 +72,12 @@ def cropped(image: np.ndarray, share: float, rng: np.random.Generator) -> np.nda
 def known() -> Index:
     filled = index()
     for i, tile in enumerate(tiles()):
-        filled.add(mark_of(tile, str(i)), "train")
+        filled.add(signature_of(tile, str(i)), "train")
     return filled
 
 
 def recall(known: Index, change: Change, how: str) -> float:
-    twins = [known.find(mark_of(np.ascontiguousarray(change(tile)), "new")) for tile in tiles()]
+    twins = [known.find(signature_of(np.ascontiguousarray(change(tile)), "new")) for tile in tiles()]
     return sum(t is not None and t.key == str(i) and t.how in (how, "") for i, t in enumerate(twins)) / len(twins)
 
 
@@ -100,23 +100,23 @@ def test_crops_are_found(share: float, least: float, known: Index) -> None:
 def test_an_earlier_crop_is_found_too() -> None:
     rng, crops = np.random.default_rng(4), index()
     for i, tile in enumerate(tiles()):
-        crops.add(mark_of(cropped(tile, 0.8, rng), str(i)), "train")
+        crops.add(signature_of(cropped(tile, 0.8, rng), str(i)), "train")
     assert recall(crops, lambda tile: tile, "cropped") >= 0.65
 
 
 def test_different_pictures_are_no_copies() -> None:
     known, alarms = index(), []
     for i, tile in enumerate(tiles()):
-        mark = mark_of(tile, str(i))
-        if twin := known.find(mark):
+        signature = signature_of(tile, str(i))
+        if twin := known.find(signature):
             alarms.append((i, twin))
-        known.add(mark, "train")
+        known.add(signature, "train")
     assert len(tiles()) >= 100
     assert len(alarms) <= 0.01 * len(tiles()), alarms
 
 
 def test_looks_survive_being_written_down() -> None:
-    look = mark_of(tiles()[0], "a").look
+    look = signature_of(tiles()[0], "a").look
     assert look
     again = unpack_look(pack_look(look))
     assert again.turns == look.turns
@@ -126,9 +126,9 @@ def test_looks_survive_being_written_down() -> None:
 
 def test_thresholds_switch_each_off() -> None:
     plain = Index(40)
-    plain.add(mark_of(tiles()[3], "a"), "train")
-    assert plain.find(mark_of(np.ascontiguousarray(tiles()[3][:, ::-1]), "b")) is None
-    assert plain.find(mark_of(cropped(tiles()[3], 0.8, np.random.default_rng(0)), "b")) is None
+    plain.add(signature_of(tiles()[3], "a"), "train")
+    assert plain.find(signature_of(np.ascontiguousarray(tiles()[3][:, ::-1]), "b")) is None
+    assert plain.find(signature_of(cropped(tiles()[3], 0.8, np.random.default_rng(0)), "b")) is None
 
 
 def test_a_build_rejects_and_counts_them(tmp_path: Path) -> None:

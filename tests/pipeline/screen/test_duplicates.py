@@ -13,14 +13,14 @@ from pipeline.build.run import build
 from pipeline.config import DatasetConfig
 from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
-from pipeline.screen.duplicates import Index, Mark, judge, perceptual_hash, pixel_hash
+from pipeline.screen.duplicates import Index, Signature, judge, perceptual_hash, pixel_hash
 from pipeline.screen.limits import PRESETS
 
 RADIUS = int(PRESETS["default"]["duplicate_bits"])
 
 
-def mark_of(image: np.ndarray, rank: int, key: str = "") -> Mark:
-    return Mark(rank, key or f"k{rank}", pixel_hash(image), perceptual_hash(image))
+def signature_of(image: np.ndarray, rank: int, key: str = "") -> Signature:
+    return Signature(rank, key or f"k{rank}", pixel_hash(image), perceptual_hash(image))
 
 
 def recoded(image: np.ndarray, quality: int) -> np.ndarray:
@@ -38,8 +38,10 @@ def test_planted_copies_are_found_and_different_pictures_are_not() -> None:
     photos = clean_photos(200, 256)
     index = Index(RADIUS)
     for i, photo in enumerate(photos):
-        index.add(mark_of(photo, i), "train")
-    exact = sum(index.find(mark_of(photo.copy(), 900)) == (f"k{i}", -1, "train", "") for i, photo in enumerate(photos))
+        index.add(signature_of(photo, i), "train")
+    exact = sum(
+        index.find(signature_of(photo.copy(), 900)) == (f"k{i}", -1, "train", "") for i, photo in enumerate(photos)
+    )
     assert exact == 200
     for change in (
         lambda p: recoded(p, 70),
@@ -47,7 +49,7 @@ def test_planted_copies_are_found_and_different_pictures_are_not() -> None:
         lambda p: resized(p, 128),
         lambda p: resized(p, 96),
     ):
-        twins = [index.find(mark_of(change(p), 900)) for p in photos]
+        twins = [index.find(signature_of(change(p), 900)) for p in photos]
         found = sum(t is not None and t.key == f"k{i}" for i, t in enumerate(twins))
         assert found >= 190, found
 
@@ -56,54 +58,54 @@ def test_distinct_photographs_are_no_copies_of_each_other() -> None:
     photos = clean_photos(200, 256)
     index, alarms = Index(RADIUS), 0
     for i, photo in enumerate(photos):
-        mark = mark_of(photo, i)
-        alarms += index.find(mark) is not None
-        index.add(mark, "train")
+        signature = signature_of(photo, i)
+        alarms += index.find(signature) is not None
+        index.add(signature, "train")
     assert alarms <= 2
 
 
 def test_hash_distance_is_the_number_of_differing_bits() -> None:
     index = Index(3)
-    index.add(Mark(0, "a", "00" * 32, "00" * 32), "eval")
-    assert index.find(Mark(1, "b", "11" * 32, "00" * 31 + "07")) == ("a", 3, "eval", "")
-    assert index.find(Mark(1, "b", "11" * 32, "00" * 31 + "0f")) is None
-    assert index.find(Mark(1, "b", "00" * 32, "ff" * 32)) == ("a", -1, "eval", "")
+    index.add(Signature(0, "a", "00" * 32, "00" * 32), "eval")
+    assert index.find(Signature(1, "b", "11" * 32, "00" * 31 + "07")) == ("a", 3, "eval", "")
+    assert index.find(Signature(1, "b", "11" * 32, "00" * 31 + "0f")) is None
+    assert index.find(Signature(1, "b", "00" * 32, "ff" * 32)) == ("a", -1, "eval", "")
 
 
 def test_index_grows_and_finds_the_nearest() -> None:
     rng = np.random.default_rng(0)
-    marks = [Mark(i, str(i), rng.bytes(32).hex(), rng.bytes(32).hex()) for i in range(3000)]
+    signatures = [Signature(i, str(i), rng.bytes(32).hex(), rng.bytes(32).hex()) for i in range(3000)]
     index = Index(40)
-    for mark in marks:
-        assert index.find(mark) is None
-        index.add(mark, "train")
-    bits = bytearray.fromhex(marks[2500].phash)
+    for signature in signatures:
+        assert index.find(signature) is None
+        index.add(signature, "train")
+    bits = bytearray.fromhex(signatures[2500].phash)
     bits[3] ^= 0b10101
-    assert index.find(Mark(9, "x", "00" * 32, bits.hex())) == ("2500", 3, "train", "")
+    assert index.find(Signature(9, "x", "00" * 32, bits.hex())) == ("2500", 3, "train", "")
 
 
 def test_a_chain_of_slight_changes_is_one_group() -> None:
     words = ["00" * 32, "00" * 31 + "07", "00" * 31 + "3f"]  # each 3 bits from the one before, the ends 6 apart
-    marks = [Mark(i, str(i), f"{i:02d}" * 32, w) for i, w in enumerate(words)]
-    twins = judge(Index(3), marks, set(), "train", 10)
+    signatures = [Signature(i, str(i), f"{i:02d}" * 32, w) for i, w in enumerate(words)]
+    twins = judge(Index(3), signatures, set(), "train", 10)
     assert {rank: t.key for rank, t in twins.items()} == {1: "0", 2: "1"}
 
 
 def test_judging_again_after_an_interruption_decides_the_same() -> None:
     rng = np.random.default_rng(1)
     words = [rng.bytes(32).hex() for _ in range(20)]
-    marks = [Mark(i, str(i), f"{i:02d}" * 32, words[i % 20]) for i in range(60)]
-    first = judge(Index(5), marks, set(), "train", 99)
+    signatures = [Signature(i, str(i), f"{i:02d}" * 32, words[i % 20]) for i in range(60)]
+    first = judge(Index(5), signatures, set(), "train", 99)
     index = Index(5)
-    assert judge(index, marks[:30], {r for r in first if r < 30}, "train", 99) == {}
-    assert judge(index, marks[30:], set(), "train", 99).keys() == {r for r in first if r >= 30}
+    assert judge(index, signatures[:30], {r for r in first if r < 30}, "train", 99) == {}
+    assert judge(index, signatures[30:], set(), "train", 99).keys() == {r for r in first if r >= 30}
     assert len(first) == 40
 
 
 def test_what_lies_beyond_the_cut_shadows_nothing() -> None:
     index = Index(5)
-    marks = [Mark(i, str(i), f"{i:02d}" * 32, f"{i:02x}" * 32) for i in range(5)]
-    judge(index, marks, set(), "eval", 3)
+    signatures = [Signature(i, str(i), f"{i:02d}" * 32, f"{i:02x}" * 32) for i in range(5)]
+    judge(index, signatures, set(), "eval", 3)
     assert len(index) == 3
 
 

@@ -10,7 +10,7 @@ from photos import clean_photos
 from PIL import Image
 
 from pipeline.conditions import get_condition, weight_free
-from pipeline.conditions.base import Given, safe_quantise, sample_rng
+from pipeline.conditions.base import SourceMap, safe_quantise, sample_rng
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.schema import FIGURES
 from pipeline.screen.captions import screen_caption
@@ -190,7 +190,7 @@ def test_maps_of_every_extractor_pass() -> None:
 
 def test_sick_maps_are_named() -> None:
     photo = clean_photos(1, 128)[0]
-    canny, given = get_condition("canny"), Given("depth")
+    canny, given = get_condition("canny"), SourceMap("depth")
     edges = canny.extract(photo, {"low": 80, "high": 160})
     for made, condition, reason in (
         (edges[:120], canny, "map_size"), (0 * edges, canny, "map_empty"), (255 - edges, canny, "map_saturated"),
@@ -210,7 +210,7 @@ def test_given_maps_of_other_places_are_found_and_right_ones_pass() -> None:
         found = 0
         for i, made in enumerate(renders):
             try:
-                screen_map(made.image, np.ascontiguousarray(change(i, true_maps(made)[name])), Given(name), LIMITS)
+                screen_map(made.image, np.ascontiguousarray(change(i, true_maps(made)[name])), SourceMap(name), LIMITS)
             except Rejected as error:
                 assert error.reason == "map_misaligned"
                 found += 1

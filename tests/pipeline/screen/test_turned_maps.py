@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.conditions.base import Given
+from pipeline.conditions.base import SourceMap
 from pipeline.screen.limits import PRESETS
 from pipeline.screen.maps import screen_map
 from pipeline.sources.base import Rejected
@@ -23,7 +23,7 @@ def scenes() -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
 
 def reason(image: np.ndarray, made: np.ndarray, name: str) -> str:
     try:
-        screen_map(image, np.ascontiguousarray(made), Given(name), PRESETS["default"])
+        screen_map(image, np.ascontiguousarray(made), SourceMap(name), PRESETS["default"])
     except Rejected as error:
         return f"{error.reason} {error.detail}"
     return ""

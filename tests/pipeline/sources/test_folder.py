@@ -77,7 +77,7 @@ def test_given_maps_come_from_the_maps_folder_or_a_column(tmp_path: Path) -> Non
     ]
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = open_source(f"folder:{tmp_path}", 0, 32)
-    assert source.given == ("depth", "segment")
+    assert source.own_maps == ("depth", "segment")
     assert set(source.keys()) == {"a.png", "sub/b.jpg", "sub/c.jpg"}  # what the metadata calls a map is no picture
     raw = source.load("a.png")
     assert {name: m.shape for name, m in raw.maps.items()} == {"depth": (90, 120, 3), "segment": (90, 120, 3)}

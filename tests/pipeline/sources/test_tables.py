@@ -49,7 +49,7 @@ def test_parquet_files_with_keys_captions_and_maps(tmp_path: Path) -> None:
     write(tmp_path / "t" / "a.parquet", table(3, id=["x", "y", "x"], depth=depth), ("image", "depth"))
     source = open_source(f"parquet:{tmp_path / 't'}", 0, 32)
     assert source.keys() == ["x#0", "y", "x#2"]
-    assert source.given == ("depth",)
+    assert source.own_maps == ("depth",)
     raw = source.load("x#0")
     assert raw.captions == {"column": "number 0"}
     assert raw.maps["depth"].shape == (60, 80, 3)
@@ -94,7 +94,7 @@ def test_our_own_sets_are_a_source(tmp_path: Path) -> None:
     build(first)
     source = open_source(f"parquet:{tmp_path / 'first'}", 0, 64)
     assert len(source.keys()) == 16  # the table of rejects is not read
-    assert source.given == ("depth",)
+    assert source.own_maps == ("depth",)
     again = DatasetConfig(
         source=f"parquet:{tmp_path / 'first'}", size="8", eval_size=2, eval_share=0.3, image_size=64, workers=0,
         out=tmp_path, name="again", condition=("depth", "canny"), screen="render", image_format="png", duplicates="off",

@@ -88,7 +88,7 @@ def test_maps_beside_images_are_given_and_must_fit(tmp_path: Path) -> None:
     ]  # fmt: skip
     write_tar(tmp_path / "t.tar", members)
     source = open_source(f"webdataset:{tmp_path}", 0, 32)
-    assert source.given == ("depth", "normal")
+    assert source.own_maps == ("depth", "normal")
     maps = source.load("t/a").maps
     assert {name: (m.shape, int(m[5, 5, 0])) for name, m in maps.items()} == {
         "depth": ((60, 80, 3), 99), "normal": ((60, 80, 3), 50),
@@ -264,7 +264,7 @@ def test_dots_within_names_and_maps_that_come_first(tmp_path: Path) -> None:
             tar.addfile(member, io.BytesIO(data))
     source = open_source(f"webdataset:{tmp_path}", 0, 32)
     assert sorted(source.keys()) == ["t/a.v2", "t/b.1", "t/c"]
-    assert set(source.given) == {"mine", "conditioning_image"}
+    assert set(source.own_maps) == {"mine", "conditioning_image"}
     assert set(source.load("t/a.v2").maps) == {"mine"}
     assert source.load("t/a.v2").captions == {"sidecar": "two dots"}
     assert source.load("t/b.1").captions == {"sidecar": "a suffix more"}

@@ -127,6 +127,6 @@ def test_worlds_are_varied() -> None:
 
 def test_source_gives_true_maps() -> None:
     sample = Tabletop(1, 64).load("tabletop-1-000007")
-    assert set(sample.maps) == set(Tabletop.given)
+    assert set(sample.maps) == set(Tabletop.own_maps)
     assert all(m.shape == (64, 64, 3) and m.dtype == np.uint8 for m in sample.maps.values())
     assert sample.captions == {"template": sample_scene(1, 7).caption}

@@ -11,7 +11,7 @@ from pipeline.contract.errors import CnlabError
 FIELDS = ("sidecar", "metadata", "column", "filename", "template", "folder", "key")
 
 
-class GivenCaption:
+class SourceCaption:
     """The text that the source gave under ``name``."""
 
     def __init__(self, name: str) -> None:
