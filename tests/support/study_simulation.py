@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
+from unittest import mock
 
 import choix
 import numpy as np
@@ -112,16 +115,35 @@ def rank_coverage(repetitions: int, raters: int = 12, items: int = 20) -> float:
     return float(np.mean(inside))
 
 
+def fast_rankings(k: int, data: list[tuple[int, ...]], alpha: float = 0.0) -> np.ndarray:
+    """`choix.ilsr_rankings` of few methods, each distinct ranking counted once and weighted: a tenth of the time."""
+    counts = Counter(data)
+    orders, weight = np.array(list(counts)), np.array(list(counts.values()), dtype=float)
+    params, before = np.zeros(k), np.full(k, np.inf)
+    while np.abs(params - before).sum() > 1e-8 * k:
+        strength = np.exp(params)
+        tails = strength[orders][:, ::-1].cumsum(axis=1)[:, ::-1]
+        chain = np.full((k, k), alpha)
+        for i, j in combinations(range(k), 2):
+            np.add.at(chain, (orders[:, j], orders[:, i]), weight / tails[:, i])
+        chain -= np.diag(chain.sum(axis=1))
+        balance = np.vstack([chain.T[:-1], np.ones(k)])
+        shares = np.linalg.solve(balance, np.eye(k)[-1])
+        params, before = np.log(shares) - np.log(shares).mean(), params
+    return params
+
+
 def ability_coverage(repetitions: int, raters: int = 12, items: int = 20, worth: tuple[float, ...] = WORTH) -> float:
     """Coverage of the 95 % intervals of Plackett-Luce abilities; with two methods, of Bradley-Terry's."""
     names = "xyz"[: len(worth)]
     votes = pd.DataFrame({"rater": np.repeat(np.arange(raters), items), "item": np.tile(np.arange(items), raters)})
     order = lambda ranks: [tuple(map(int, row)) for row in np.argsort(-ranks, axis=-1)]  # noqa: E731
-    truth = choix.ilsr_rankings(len(worth), order(population_rankings(400_000, worth)))
+    truth = fast_rankings(len(worth), order(population_rankings(400_000, worth)))
     inside = []
-    for ranks in draw_rankings(raters, items, repetitions, 8, worth):
-        for entry, expected in zip(abilities(order(ranks), votes, list(names)), truth, strict=True):
-            inside.append(entry["ci_low"] <= expected <= entry["ci_high"])
+    with mock.patch.object(choix, "ilsr_rankings", fast_rankings):
+        for ranks in draw_rankings(raters, items, repetitions, 8, worth):
+            for entry, expected in zip(abilities(order(ranks), votes, list(names)), truth, strict=True):
+                inside.append(entry["ci_low"] <= expected <= entry["ci_high"])
     return float(np.mean(inside))
 
 

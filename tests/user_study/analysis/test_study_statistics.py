@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import choix
 import numpy as np
 import pytest
 from scipy.stats import beta, binom, t
@@ -11,6 +12,8 @@ from study_simulation import (
     WORTH,
     ability_coverage,
     catch_rule,
+    draw_rankings,
+    fast_rankings,
     holm_level,
     levels,
     permutation_level,
@@ -188,6 +191,14 @@ def test_levels_in_small() -> None:
 def test_intervals_of_rankings_in_small() -> None:
     assert 0.93 - 0.015 <= rank_coverage(400) <= 0.98 + 0.015
     assert ability_coverage(4) >= 0.75 and ability_coverage(6, worth=TWO) >= 0.75  # twelve intervals each
+
+
+@pytest.mark.parametrize("worth", [TWO, WORTH, (0.9, 0.1, 0.0, -1.0)])
+def test_the_simulations_estimator_is_the_librarys(worth: tuple[float, ...]) -> None:
+    for ranks in draw_rankings(6, 10, 5, 3, worth):
+        orders = [tuple(map(int, row)) for row in np.argsort(-ranks, axis=-1)]
+        library = choix.ilsr_rankings(len(worth), orders, alpha=0.1)
+        assert np.allclose(fast_rankings(len(worth), orders, alpha=0.1), library, atol=1e-6)
 
 
 def test_catch_rule_in_small() -> None:
