@@ -91,7 +91,7 @@ def save(bench: Bench) -> None:
         for parameter in trained.params:
             parameter.grad = torch.zeros_like(parameter)
         trained.optimizer.step()
-        seconds = timed(bench, lambda: trained.save(folder, next(step), keep=1))
+        seconds = timed(bench, lambda: trained.save(folder, next(step), count=1))
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         bench.row(f"saving a checkpoint of {size / 1e9:.3g} GB, s", spread(seconds))
 

@@ -140,11 +140,11 @@ def train(
             trained.ema.step(params)
 
         # once in a while: log, validate, save
-        done = step + 1
-        last = done == training.steps
-        if done % training.watch.log_every == 0 or last:
-            hooks.log(done, {"loss": loss, "grad_norm": norm, "lr": lr, "skipped": skipped})
-        stop = (done % training.validate_every == 0 or last) and hooks.validate(done)
-        hooks.save(done, done % training.save_every == 0 or last or stop)
+        finished = step + 1
+        last = finished == training.steps
+        if finished % training.watch.log_every == 0 or last:
+            hooks.log(finished, {"loss": loss, "grad_norm": norm, "lr": lr, "skipped": skipped})
+        stop = (finished % training.validate_every == 0 or last) and hooks.validate(finished)
+        hooks.save(finished, finished % training.save_every == 0 or last or stop)
         if stop:
             break

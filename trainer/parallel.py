@@ -91,15 +91,15 @@ def launched(device: str) -> Iterator[tuple[Ranks, torch.device]]:
     world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if cuda and local >= torch.cuda.device_count():
         raise CnlabError(f"{world} processes were launched for {torch.cuda.device_count()} GPUs")
-    place = torch.device("cuda", local) if cuda else torch.device("cpu")
+    own_device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
-        torch.cuda.set_device(place)
+        torch.cuda.set_device(own_device)
     if world == 1:
-        yield Ranks(), place
+        yield Ranks(), own_device
         return
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
-        yield Ranks(dist.get_rank(), world), place
+        yield Ranks(dist.get_rank(), world), own_device
     finally:
         dist.destroy_process_group()
 

@@ -131,8 +131,8 @@ def forecast(training: Training, triplets: Triplets, settled: bool) -> list[str]
         "text states": samples * text if cached else 0,
     }
     step = training.batch * (3 * latent + hint + (2 * text if cached else 0))  # moments, and noise in float32
-    place = cache_folder(triplets.folder, triplets.fingerprint)
-    lines += [f"caches on disk, in {place}:", *(gib_line(name, value) for name, value in rows.items())]
+    folder = cache_folder(triplets.folder, triplets.fingerprint)
+    lines += [f"caches on disk, in {folder}:", *(gib_line(name, value) for name, value in rows.items())]
     lines.append("memory of the machine, a rank:")
     try:
         return [*lines, gib_line("batches that wait for a GPU", look_ahead(step).bytes(step))]

@@ -121,8 +121,8 @@ def _extended(config: TrainConfig) -> Training:
     }
     dataset = config.dataset if config.dataset != usual.dataset else training.dataset
     base = options_of(record["model"])  # a hub model at the commit that the run has
-    place = replace(training, out=folder.parent, name=folder.name, dataset=dataset, base=base)
-    training = replace(place, steps=config.steps, **operational)
+    recorded = replace(training, out=folder.parent, name=folder.name, dataset=dataset, base=base)
+    training = replace(recorded, steps=config.steps, **operational)
     training.check()
     return training
 
@@ -272,10 +272,10 @@ def _fit(setup: Setup) -> tuple[Models, Items]:
               "reads; what comes after them is not seen", flush=True)  # fmt: skip
     held_out = setup.items(prior, "eval", min(training.watch.loss_samples, setup.triplets.count("eval")))
     models = build_models(training, prior, device, ranks)
-    place = setup.folder / CHECKPOINTS
-    newest = latest_checkpoint(place) if ranks.first else None
+    root = setup.folder / CHECKPOINTS
+    newest = latest_checkpoint(root) if ranks.first else None
     ranks.wait()
-    newest = newest if ranks.first else latest_checkpoint(place)
+    newest = newest if ranks.first else latest_checkpoint(root)
     start = models.trained.restore(newest) if newest else 0
     recorder = Recorder(setup.folder, start, training.steps, training.batch) if ranks.first else None
     # closed before a failure may remove the folder: TensorBoard writes from a thread of its own

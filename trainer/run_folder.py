@@ -77,11 +77,11 @@ def open_run(folder: Path) -> Run:
     header = read_json(folder / CONFIG)
     config = {**header.get("config", {}), **header}  # options, and above them the records of what they resolved to
     summary = read_json(folder / SUMMARY)
-    for name, where, wanted in (
+    for name, where, required in (
         (CONFIG, config, ("model", "dataset")),
         (SUMMARY, summary, ("checkpoint", "fingerprint", "condition", "step")),
     ):
-        missing = [key for key in wanted if key not in where]
+        missing = [key for key in required if key not in where]
         if missing:
             raise CnlabError(f"{folder / name} lacks {', '.join(missing)}; train this run again")
     run = Run(folder, config, summary)

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.contract.errors import CnlabError
-from trainer.convergence.pair import LOST, Pair, place, two_changes
+from trainer.convergence.pair import LOST, Pair, change_quantiles, two_changes
 from trainer.convergence.rise import Cells, Posterior, candidates, midpoint_quantiles, posterior, weighted_median
 
 if TYPE_CHECKING:
@@ -150,11 +150,11 @@ def _checked(steps: Any, values: Any, errors: Any, level: float) -> tuple[np.nda
         raise CnlabError("convergence: steps must be 0 or more and increase; sort the rows and keep one a step")
     if not 0 < level < 1:
         raise CnlabError(f"convergence: level {level} is not between 0 and 1; 0.95 is usual")
-    there = np.isfinite(y)
-    x, y = x[there], y[there]
+    present = np.isfinite(y)
+    x, y = x[present], y[present]
     if e is None:
         return x, y, None
-    e = e[there]
+    e = e[present]
     good = np.isfinite(e) & (e > 0)
     return x, y, np.where(good, e, np.median(e[good])) if good.any() else None
 
@@ -235,7 +235,9 @@ def _two_changes(
     """The verdict on a curve that rises twice, or rises and falls again; None where it is neither, or within noise."""
     low, middle, high = (value * span + start for value in pair.levels)
     low_end, half, high_end = [(1 - level) / 2, 0.5, (1 + level) / 2]
-    spots = [place(x, places, pair.weight, [low_end, half, high_end]) for places in (pair.firsts, pair.seconds)]
+    spots = [
+        change_quantiles(x, places, pair.weight, [low_end, half, high_end]) for places in (pair.firsts, pair.seconds)
+    ]
     needed = max(least, _needed(x, e, spots[0][1], level), _needed(x, e, spots[1][1], level))
     first, second = round(spots[0][1]), round(spots[1][1])
     rises = fitted.kinds["settled"] + fitted.kinds["rising"] + fitted.kinds["ramp"]
@@ -308,9 +310,9 @@ def gap_curve(table: pd.DataFrame) -> Curve:
             return Curve(gap.index.to_numpy(float), gap["value"].to_numpy(float), _errors(gap), name)
         if {"true", "shuffled"} <= arms.keys():
             steps = arms["true"].index.intersection(arms["shuffled"].index).sort_values()
-            true, other = arms["true"].loc[steps], arms["shuffled"].loc[steps]
-            values = sign * (true["value"].to_numpy(float) - other["value"].to_numpy(float))
-            errors = np.hypot(_errors(true), _errors(other)) if metric == "fidelity" else None
+            true, shuffled = arms["true"].loc[steps], arms["shuffled"].loc[steps]
+            values = sign * (true["value"].to_numpy(float) - shuffled["value"].to_numpy(float))
+            errors = np.hypot(_errors(true), _errors(shuffled)) if metric == "fidelity" else None
             return Curve(steps.to_numpy(float), values, errors, name)
     raise CnlabError(
         "validation table: neither fidelity nor loss has rows of the arms true and shuffled; validate again"

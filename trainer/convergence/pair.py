@@ -81,7 +81,7 @@ def two_changes(steps: np.ndarray, y: np.ndarray, share: np.ndarray, fitted: Pos
     return Pair(first, second, (levels[0], levels[1], levels[2]), probability, firsts, seconds, weight / weight.sum())
 
 
-def place(steps: np.ndarray, before: np.ndarray, weight: np.ndarray, at: list[float]) -> list[float]:
+def change_quantiles(steps: np.ndarray, before: np.ndarray, weight: np.ndarray, at: list[float]) -> list[float]:
     """Quantiles in steps of a change before points ``before`` (P,), evenly spread between two points."""
     edges = np.concatenate([[0.0], steps]) if steps[0] > 0 else steps
     offset = 1 if steps[0] > 0 else 0

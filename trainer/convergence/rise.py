@@ -173,10 +173,10 @@ def least_squares(
     ss, sy = (slow * slow) @ share - s_mean**2, slow @ weighted
     sx = np.einsum("kt,kt,t->k", slow, x, share) - s_mean * x_mean
     determinant = xx * ss - sx**2
-    both = varies & (determinant > 1e-9 * xx)
-    safe = np.where(both, determinant, 1)
-    h = np.where(both, (xy * ss - sy * sx) / safe, h)
-    g = np.where(both, (sy * xx - xy * sx) / safe, 0)
+    determined = varies & (determinant > 1e-9 * xx)
+    safe = np.where(determined, determinant, 1)
+    h = np.where(determined, (xy * ss - sy * sx) / safe, h)
+    g = np.where(determined, (sy * xx - xy * sx) / safe, 0)
     return np.clip((h * xy + g * sy) / total, 0, 1), y_mean - h * x_mean - g * s_mean, h, g
 
 
@@ -217,9 +217,9 @@ def posterior(steps: np.ndarray, y: np.ndarray, share: np.ndarray, cells: Cells)
     points = len(steps)
     r2, before, rise, more = least_squares(y, share, cells.columns, cells.slow)
     two = cells.slow.any(axis=1)
-    seen = cells.columns.max(axis=1) - cells.columns.min(axis=1)  # share of the rise within the run
+    within_run = cells.columns.max(axis=1) - cells.columns.min(axis=1)  # share of the rise within the run
     further = (1 - math.exp(-FURTHER)) * more
-    usable = (seen >= 0.2) & (cells.columns[:, 0] <= 0.8) & ~(two & ((more <= 0) | (further > np.abs(rise))))
+    usable = (within_run >= 0.2) & (cells.columns[:, 0] <= 0.8) & ~(two & ((more <= 0) | (further > np.abs(rise))))
     single = np.eye(points)[
         1 if steps[0] == 0 else 0 :
     ]  # at step 0 the zero convolutions make the net the prior: no outlier

@@ -68,16 +68,16 @@ class Batches(Dataset[list[Batch]]):
             first = (micro * self.world + self.rank) * share
             own = slice(first, first + share)
             words = None if captions is None else captions[own]
-            taken = self.items.take(numbers[own], dropped[own], flips[own], words)
+            micro_batch = self.items.take(numbers[own], dropped[own], flips[own], words)
             # copies: a view would take the whole batch's noise to every rank and micro-batch
-            parts.append({**taken, "posterior": posterior[own].clone(), "noise": noise[own].clone(), "t": t[own]})
+            parts.append({**micro_batch, "posterior": posterior[own].clone(), "noise": noise[own].clone(), "t": t[own]})
         return parts
 
     @property
     def step_bytes(self) -> int:
         """Bytes of one step's micro-batches on this rank, by its first sample."""
-        one = Batches(self.items, Draw(1, 0, self.draw.timesteps))[0][0]
-        return sum(v.numel() * v.element_size() for v in one.values()) * self.draw.batch // self.world
+        sample = Batches(self.items, Draw(1, 0, self.draw.timesteps))[0][0]
+        return sum(v.numel() * v.element_size() for v in sample.values()) * self.draw.batch // self.world
 
 
 class Order(Sampler[list[int]]):
@@ -92,7 +92,7 @@ class Order(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.start, self.stop):
             places = (divmod(i, self.count) for i in range(step * self.batch, (step + 1) * self.batch))
-            yield [int(_epoch_order(self.count, self.seed, epoch)[place]) for epoch, place in places]
+            yield [int(_epoch_order(self.count, self.seed, epoch)[position]) for epoch, position in places]
 
 
 @lru_cache(maxsize=4)

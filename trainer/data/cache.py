@@ -89,8 +89,8 @@ class RowCache:
         """Number of rows that are there, by the list."""
         return sum(len(rows) for rows, _ in self._chunks()[0].values())
 
-    def rows(self, wanted: NDArray[np.int64], compute: Compute, ranks: Ranks = ALONE) -> NDArray[np.float16]:
-        """All rows, memory-mapped read-only, (total, *shape) float16, those of ``wanted`` computed.
+    def rows(self, needed: NDArray[np.int64], compute: Compute, ranks: Ranks = ALONE) -> NDArray[np.float16]:
+        """All rows, memory-mapped read-only, (total, *shape) float16, those of ``needed`` computed.
 
         ``ranks``: called by all of them at once, each computes its share of the chunks; other runs wait for the first.
         """
@@ -98,7 +98,7 @@ class RowCache:
             if ranks.first:
                 self._prepare()
             ranks.wait()
-            self._fill(wanted, compute, ranks)
+            self._fill(needed, compute, ranks)
             ranks.wait()
         return np.memmap(self._file, np.float16, "r", shape=(self.total, *self.shape))
 
@@ -120,10 +120,10 @@ class RowCache:
                     del chunks[first]
             self._write(chunks)
 
-    def _fill(self, wanted: NDArray[np.int64], compute: Compute, ranks: Ranks) -> None:
+    def _fill(self, needed: NDArray[np.int64], compute: Compute, ranks: Ranks) -> None:
         size = int(np.prod(self.shape))
         rows = np.memmap(self._file, np.float16, "r+", shape=(self.total, size))
-        todo = _missing(wanted, {first: present for first, (present, _) in self._chunks()[0].items()})
+        todo = _missing(needed, {first: present for first, (present, _) in self._chunks()[0].items()})
         own = dict(list(todo.items())[ranks.rank :: ranks.world])
         ranks.wait()  # all have read the list before one writes
         label = self.label if ranks.world == 1 else f"{self.label} (rank {ranks.rank})"
@@ -163,12 +163,12 @@ class RowCache:
         return {}, []
 
 
-def _missing(wanted: NDArray[np.int64], present: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
-    """First row of a chunk -> those of the wanted rows in it that are not there, ascending."""
-    wanted = np.unique(wanted)
+def _missing(needed: NDArray[np.int64], present: dict[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+    """First row of a chunk -> those of the needed rows in it that are not there, ascending."""
+    needed = np.unique(needed)
     missing: dict[int, NDArray[np.int64]] = {}
-    for first in np.unique(wanted // CHUNK) * CHUNK:
-        numbers = wanted[(wanted >= first) & (wanted < first + CHUNK)]
+    for first in np.unique(needed // CHUNK) * CHUNK:
+        numbers = needed[(needed >= first) & (needed < first + CHUNK)]
         numbers = np.setdiff1d(numbers, present.get(int(first), np.empty(0, np.int64)))
         if len(numbers):
             missing[int(first)] = numbers

@@ -137,8 +137,8 @@ def load_items(  # noqa: PLR0913
     texts: list[tuple[str, ...]] = [()] * len(rows)
     for i, own in zip(ascending, captions_of(triplets, split, rows[ascending], captions, anywhere=True), strict=True):
         texts[i] = own
-    every = [text for own in texts for text in own]
-    further: dict[str, Any] = {"cut": captions_cut(prior, every)}
+    flat = [text for own in texts for text in own]
+    further: dict[str, Any] = {"cut": captions_cut(prior, flat)}
     if captions == RANDOM:
         further["starts"] = np.cumsum([0, *map(len, texts)])
     if flip:
@@ -147,10 +147,10 @@ def load_items(  # noqa: PLR0913
     empty = prior.tokenize([""])
     if text_cache:
         states = text_states(triplets, split, rows, prior, model, captions, device, ranks)
-        place = prior.text_encoders[0].device
-        further["states"] = TextStates(states, prior.encode_text(empty.to(place))[0].half().float().cpu())
+        text_device = prior.text_encoders[0].device
+        further["states"] = TextStates(states, prior.encode_text(empty.to(text_device))[0].half().float().cpu())
     moments = latent_moments(triplets, split, rows, prior, model, device=device, ranks=ranks)
-    return Items(rows, moments, map_store(triplets, split, rows), prior.tokenize(every), empty[0], **further)
+    return Items(rows, moments, map_store(triplets, split, rows), prior.tokenize(flat), empty[0], **further)
 
 
 def captions_cut(prior: Prior, texts: list[str]) -> int:

@@ -76,13 +76,13 @@ def _write(triplets: Triplets, split: str, rows: NDArray[np.int64], data: Path, 
     """Maps lie in the file in the dataset's order, whatever the order of ``rows``: each shard is read once."""
     ascending = np.argsort(rows, kind="stable")
     spans = np.zeros((len(rows), 2), np.int64)
-    place = 0
+    offset = 0
     with atomic(data) as temporary, temporary.open("wb") as out:
         for first in range(0, len(rows), CHUNK):
             chunk = ascending[first : first + CHUNK]
             for item, picture in zip(chunk, rows_of(triplets, split, "conditioning_image", rows[chunk]), strict=True):
                 out.write(picture["bytes"])
-                spans[item] = place, place + len(picture["bytes"])
-                place += len(picture["bytes"])
+                spans[item] = offset, offset + len(picture["bytes"])
+                offset += len(picture["bytes"])
     with atomic(index) as temporary, temporary.open("wb") as out:
         np.save(out, spans)

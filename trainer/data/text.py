@@ -35,17 +35,17 @@ def text_states(
     """
     identity = {"dataset": triplets.fingerprint, "model": model, "split": split, "precision": PRECISION}
     label = fingerprint(identity if captions == FIRST else {**identity, "captions": captions})[:16]
-    place = cache_folder(triplets.folder, triplets.fingerprint) / f"text-{label}"
+    path = cache_folder(triplets.folder, triplets.fingerprint) / f"text-{label}"
     total = triplets.header["counts"][split]
-    cache = RowCache(place, (prior.text_width,), total, f"captions {split}", triplets.fingerprint)
+    cache = RowCache(path, (prior.text_width,), total, f"captions {split}", triplets.fingerprint)
 
     def compute(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         texts = [own[0] for own in captions_of(triplets, split, numbers, captions)]
-        place = device or prior.text_encoders[0].device
+        target = device or prior.text_encoders[0].device
         parts = [prior.tokenize(texts[i : i + TEXT_BATCH]) for i in range(0, len(texts), TEXT_BATCH)]
         with contextlib.ExitStack() as stack:
             for encoder in prior.text_encoders:
-                stack.enter_context(on_device(encoder, place))
-            return np.concatenate([prior.encode_text(ids.to(place)).float().cpu().numpy() for ids in parts])
+                stack.enter_context(on_device(encoder, target))
+            return np.concatenate([prior.encode_text(ids.to(target)).float().cpu().numpy() for ids in parts])
 
     return cache.rows(rows, compute, ranks)

@@ -97,14 +97,14 @@ def find_checkpoint(run: Path, step: int | None) -> tuple[Path, int | None]:
         if step is not None:
             raise CnlabError(f"{run} is a ControlNet, not a run; leave --step out")
         return run, None
-    there = checkpoints(run)
+    saved = checkpoints(run)
     if step is None:
-        step = read_summary(run).get("step", max(there, default=None))
-    if step not in there:
-        steps = ", ".join(map(str, there)) or "none"
+        step = read_summary(run).get("step", max(saved, default=None))
+    if step not in saved:
+        steps = ", ".join(map(str, saved)) or "none"
         raise CnlabError(f"{run} has no checkpoint of step {step}; there are: {steps}")
     _refuse_nan(run, step)
-    return there[step], step
+    return saved[step], step
 
 
 def _refuse_nan(run: Path, step: int) -> None:

@@ -70,8 +70,8 @@ def _bound(config: Mapping[str, Any], tensors: int, where: str) -> None:
     depths = depths if isinstance(depths, list | tuple) else [depths]
     if not (isinstance(levels, list | tuple) and isinstance(hint, list | tuple)):
         raise CnlabError(f"the configuration in {where} lacks down_block_types or conditioning_embedding_out_channels")
-    whole = isinstance(layers, int) and depths and all(isinstance(depth, int) for depth in depths)
-    if not whole or len(levels) * (layers or 0) * max(1, *depths) + len(hint) > 4 * tensors:
+    countable = isinstance(layers, int) and depths and all(isinstance(depth, int) for depth in depths)
+    if not countable or len(levels) * (layers or 0) * max(1, *depths) + len(hint) > 4 * tensors:
         raise CnlabError(f"the configuration in {where} has no sensible number of layers for {tensors} tensors")
 
 

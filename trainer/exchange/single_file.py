@@ -97,8 +97,8 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
         start = handle.read(9)
     if start[8:] != b"{":  # 8 bytes of length, then a JSON object
         pickled = start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"
-        what = "a pickle, which could run any code and is never opened" if pickled else "not a safetensors file"
-        raise CnlabError(f"{path} is {what}; convert it to safetensors where you trust it")
+        kind = "a pickle, which could run any code and is never opened" if pickled else "not a safetensors file"
+        raise CnlabError(f"{path} is {kind}; convert it to safetensors where you trust it")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -108,15 +108,15 @@ def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 def cast(tensors: Tensors, dtype: torch.dtype | None, where: str) -> Tensors:
     """Floating-point tensors in ``dtype`` (None: as they are). Raises CnlabError for NaN, infinity and overflow."""
-    done = {
+    converted = {
         name: value.to(dtype or value.dtype).contiguous() if value.is_floating_point() else value
         for name, value in tensors.items()
     }
-    bad = [name for name, value in done.items() if not value.isfinite().all()]
+    bad = [name for name, value in converted.items() if not value.isfinite().all()]
     if bad:
         hint = f" in {dtype}; choose another --dtype" if dtype and all(tensors[n].isfinite().all() for n in bad) else ""
         raise CnlabError(f"{where} has values that are not finite{hint}: {first_few(bad)}")
-    return done
+    return converted
 
 
 def _without_prefix(tensors: Tensors, where: str) -> Tensors:

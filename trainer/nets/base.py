@@ -214,17 +214,17 @@ def _composed(name: str, source: str, options: BaseOptions) -> str:
     return str(folder)
 
 
-def _link_files(source: Path, place: Path, variant: str) -> None:
+def _link_files(source: Path, folder: Path, variant: str) -> None:
     """Link a part's files, weights of ``variant`` under the usual name; raises CnlabError where it has none."""
-    mark = f".{variant}." if variant else ""
+    infix = f".{variant}." if variant else ""
     weights = sorted(source.glob("*.safetensors"))
-    chosen = [file for file in weights if not mark or mark in file.name]
+    chosen = [file for file in weights if not infix or infix in file.name]
     if weights and not chosen:
         names = ", ".join(file.name for file in weights)
         raise CnlabError(f"{source} has no weights of the variant {variant!r} (--weights-variant); it has {names}")
     for file in [*chosen, *(f for f in source.iterdir() if f.is_file() and f.suffix != ".safetensors")]:
-        name = file.name.replace(mark, ".") if mark and file in chosen else file.name
-        (place / name).symlink_to(file.resolve())
+        name = file.name.replace(infix, ".") if infix and file in chosen else file.name
+        (folder / name).symlink_to(file.resolve())
 
 
 def _load_vae(name: str, source: str) -> Any:

@@ -52,10 +52,10 @@ def check_init(init: str, model: str, options: BaseOptions = PLAIN, unlocked: bo
     _compare(init, model, (control, ControlNetModel), (unet, UNet2DConditionModel), fields)
 
 
-def _compare(init: str, model: str, one: tuple[Any, Any], other: tuple[Any, Any], names: tuple[str, ...]) -> None:
+def _compare(init: str, model: str, control: tuple[Any, Any], unet: tuple[Any, Any], names: tuple[str, ...]) -> None:
     """Configurations with their classes."""
     for name in names:
-        theirs, own = _value(one[0], name, one[1]), _value(other[0], name, other[1])
+        theirs, own = _value(control[0], name, control[1]), _value(unet[0], name, unet[1])
         if theirs != own:
             raise CnlabError(
                 f"--init {init} does not fit the model {model!r}: {name} is {theirs} in the ControlNet, {own} in the "
@@ -65,9 +65,9 @@ def _compare(init: str, model: str, one: tuple[Any, Any], other: tuple[Any, Any]
 
 def load_decoder(unet: UNet2DConditionModel, init: str) -> None:
     """Put the decoder that was trained together with the net ``init``, if one was, in place of the prior's."""
-    place = Path(init) / "unet"
-    if init and place.is_dir():
-        trained = UNet2DConditionModel.from_pretrained(place, torch_dtype=torch.float32, use_safetensors=True)
+    folder = Path(init) / "unet"
+    if init and folder.is_dir():
+        trained = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
         with torch.no_grad():
             for own, theirs in zip(decoder_parameters(unet), decoder_parameters(trained), strict=True):
                 own.copy_(theirs)

@@ -33,7 +33,7 @@ def sole_maker(folder: Path, name: str, options: Mapping[str, str]) -> Iterator[
             with atomic(folder) as part:
                 part.mkdir()
                 yield part
-        own = {"name": _place(name), "options": {key: _place(value) for key, value in options.items()}}
+        own = {"name": _absolute(name), "options": {key: _absolute(value) for key, value in options.items()}}
         write_json(_beside(folder, "json"), own)
     prune(folder, own)
 
@@ -74,7 +74,7 @@ def _unused(folder: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _place(name: str) -> str:
+def _absolute(name: str) -> str:
     """A file or folder wherever it is named from; a hub name, a variant or a revision as it is."""
     return str(Path(name).resolve()) if name and Path(name).exists() else name
 

@@ -43,17 +43,19 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], keep: int = 2) -> Path:
+def save_checkpoint(
+    root: Path, step: int, write: Callable[[Path], None], state: dict[str, Any], count: int = 2
+) -> Path:
     """Write checkpoint ``step`` below ``root``: ``write(folder)`` puts the weights, then ``state`` seals it.
 
-    The newest ``keep`` checkpoints stay. Returns the finished folder.
+    The newest ``count`` checkpoints stay. Returns the finished folder.
     """
     final = root / f"step-{step:07d}"
     with atomic(final) as building:
         building.mkdir()
         write(building)
         (building / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
-    for old in list_checkpoints(root)[:-keep]:
+    for old in list_checkpoints(root)[:-count]:
         remove(old)
     return final
 

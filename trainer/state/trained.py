@@ -51,7 +51,7 @@ class Trained:
         finally:
             self.ema.restore(self.params)
 
-    def save(self, root: Path, step: int, keep: int = 2) -> None:
+    def save(self, root: Path, step: int, count: int = 2) -> None:
         """Write checkpoint ``step`` below ``root``: a diffusers folder, with what resuming needs beside it.
 
         The folder's own weights are the averaged ones where there is an average; the raw ones are in ``raw``.
@@ -62,19 +62,19 @@ class Trained:
                 "--lr, take another --precision, or look at the data"
             )
 
-        def write(place: Path) -> None:
+        def write(folder: Path) -> None:
             with self.averaged():
-                self.control.save_pretrained(place)
+                self.control.save_pretrained(folder)
                 if self.unlocked is not None:
-                    self.unlocked.save_pretrained(place / "unet")
-            save_tensors(optimizer_tensors(self.optimizer), place / "optimizer.safetensors")
+                    self.unlocked.save_pretrained(folder / "unet")
+            save_tensors(optimizer_tensors(self.optimizer), folder / "optimizer.safetensors")
             if updates := factors(self.control):
-                save_tensors(dict(updates), place / FACTORS)
+                save_tensors(dict(updates), folder / FACTORS)
             if self.ema is not None:
-                save_tensors(_numbered(self.params), place / "raw.safetensors")
-                save_tensors(_numbered(self.ema.shadow_params), place / "ema.safetensors")
+                save_tensors(_numbered(self.params), folder / "raw.safetensors")
+                save_tensors(_numbered(self.ema.shadow_params), folder / "ema.safetensors")
 
-        save_checkpoint(root, step, write, {"scaler": self.scaler.state_dict()}, keep)
+        save_checkpoint(root, step, write, {"scaler": self.scaler.state_dict()}, count)
 
     def restore(self, folder: Path) -> int:
         """Load a checkpoint into all of this; returns its step. A damaged file raises CnlabError naming it."""

@@ -84,8 +84,8 @@ def annotator_weights(triplets: Triplets) -> str:
     recorded = triplets.header.get("config", {}).get("weights", {}).get(triplets.condition, "")
     if recorded.startswith("hub:"):
         return str(recorded.removeprefix("hub:"))
-    place = triplets.folder / ".build.json"
-    options = read_json(place).get("options", {}) if recorded and place.is_file() else {}
+    recipe = triplets.folder / ".build.json"
+    options = read_json(recipe).get("options", {}) if recorded and recipe.is_file() else {}
     where = str(options.get("weights", {}).get(triplets.condition, ""))
     if recorded and (not where or weights_identity(where) != recorded):
         print(f"note: the {triplets.condition} maps were made with weights that are not at hand", flush=True)
