@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.contract.errors import CnlabError
 from pipeline.sources.deep import Scale
 
-RULES = 3  # version of how sources of photographs are read; part of their datasets' identity
+RULES = 4  # version of how sources of photographs are read; part of their datasets' identity
 
 #: Names of the picture, best first.
 IMAGE_NAMES = (
@@ -25,6 +25,21 @@ MAP_NAMES = (
     "source_image", "source",
 )  # fmt: skip
 GENERIC = "conditioning_image"
+#: What a folder beside one of pictures is called that holds their maps -> condition. Names that may be classes of
+#: pictures (normal and abnormal, mask, control) are not among them.
+MAP_FOLDERS = {
+    **dict.fromkeys(
+        ("conditioning_images", "conditioning_image", "conditioning", "conditioning_data", "control_images"), GENERIC
+    ),
+    "canny": "canny", "depth": "depth", "depths": "depth", "hed": "hed", "lineart": "lineart", "mlsd": "mlsd",
+    "normals": "normal", "openpose": "openpose", "scribble": "scribble", "scribbles": "scribble", "seg": "segment",
+    "segment": "segment", "segmentation": "segment", "softedge": "softedge",
+}  # fmt: skip
+#: How the name of a map ends beside its picture: x.jpg and x_canny.png -> condition.
+MAP_ENDINGS = {
+    **MAP_FOLDERS, "normal": "normal", "mask": "mask", "edge": "edges", "edges": "edges", "pose": "openpose",
+    "cond": GENERIC, "condition": GENERIC, "control": GENERIC, "hint": GENERIC,
+}  # fmt: skip
 #: Columns that repeat another one at a smaller size.
 NEITHER = ("thumbnail", "preview")
 
@@ -90,6 +105,11 @@ def recognise(names: Sequence[str], pictures: Sequence[str], read: ReadConfig, w
         if column and column not in names:
             raise CnlabError(f"{where} has no column {column!r} (asked for as {option}); there are {listed}")
     image = read.image_column or pick(pictures, IMAGE_NAMES)
+    if not pictures:
+        raise CnlabError(
+            f"{where} holds no pictures; its columns: {listed}. Where they are files and a column has their names, put "
+            "it into their folder as metadata.parquet, .csv or .jsonl and give folder:PATH"
+        )
     if not image:
         raise CnlabError(
             f"{where}: which column is the picture? None has a known name; those that hold pictures: "

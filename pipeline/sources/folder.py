@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
 import re
@@ -17,6 +18,8 @@ from pipeline.sources.base import Raw, Rejected
 from pipeline.sources.columns import (
     FILE_NAMES,
     GENERIC,
+    MAP_ENDINGS,
+    MAP_FOLDERS,
     MAP_NAMES,
     ReadConfig,
     caption_columns,
@@ -40,8 +43,8 @@ from pipeline.sources.metadata import Names, file_column, is_metadata, match_met
 
 SIDECARS = (".txt", ".caption")
 MAPS = "maps"  # sub-folder of maps by condition: maps/depth/a/b.png belongs to a/b.jpg
-#: Folders whose pictures are maps where another folder has pictures of the same names (diffusers, kohya, SimpleTuner).
-MAP_FOLDERS = ("conditioning_images", "conditioning_image", "conditioning", "conditioning_data", "control_images")
+ENDING = re.compile(rf"(.+)[_.-]({'|'.join(MAP_ENDINGS)})", re.IGNORECASE)
+ALIKE = 0.8  # share of a folder's names that another one has, from which on it may hold maps
 
 
 class Folder:
@@ -64,47 +67,56 @@ class Folder:
         tables = [f for f in self._listed if is_metadata(f)]
         matched = match_metadata(self.root, tables, Names(self.root, pictures), len(pictures), self.read)
         self._rows = matched.rows
-        self._maps = {**self._folder_maps(pictures), **self._column_maps(pictures)}  # condition -> picture -> map
+        folders = self._map_folders(pictures)
+        self._maps = {
+            **_maps_beside(pictures), **_folder_maps(pictures, folders), **self._column_maps(pictures)
+        }  # condition -> picture -> map  # fmt: skip
         taken = {file for files in self._maps.values() for file in files.values()}
-        inside = f"{MAPS}/"
+        # of a folder of maps those that belong to no picture are no pictures either
+        inside = (f"{MAPS}/", *{below for below in folders if any(file.startswith(below) for file in taken)})
         self._files = {printable_key(f): f for f in pictures if f not in taken and not f.startswith(inside)}
         if not self._files:
             raise CnlabError(f"no images ({', '.join(SUFFIXES)}) below {self.root}{_without(self._listed)}")
         self._sidecars = self._find_sidecars()
         self.own_maps = tuple(sorted(self._maps))
-        self.notes = (*matched.notes, *self._account(pictures, tables, taken))
+        self.notes = (*matched.notes, *self._account(pictures, tables, taken, inside), *self._doubts())
         if linked:
             self.notes += (f"{len(linked)} linked folders are not entered, e.g. {linked[0]}; --follow-links does",)
 
     # which file belongs to which picture
 
-    def _folder_maps(self, pictures: list[str]) -> dict[str, dict[str, str]]:
-        """``maps/NAME/``, folders that the user named, and folders of the usual names beside one of pictures."""
-        by_stem: dict[str, list[str]] = {}
-        for file in pictures:
-            by_stem.setdefault(stem(file), []).append(file)
+    def _map_folders(self, pictures: list[str]) -> dict[str, str]:
+        """``maps/NAME/``, folders that the user named, and folders of the usual names -> condition."""
         folders = {
             f"{MAPS}/{name}/": name
             for name in sorted({f.split("/")[1] for f in pictures if f.count("/") > 1 and f.startswith(f"{MAPS}/")})
         }
         folders |= {column: name for name, column in self.read.maps.items() if column.endswith("/")}
-        tops = {f.partition("/")[0] for f in pictures if "/" in f}
-        if GENERIC not in folders.values():
-            folders |= {f"{top}/": GENERIC for top in sorted(tops) if top.lower() in MAP_FOLDERS}
-            if {"source", "target"} <= tops:
-                folders["source/"] = GENERIC
-        maps: dict[str, dict[str, str]] = {}
-        for below, name in folders.items():
-            for file in (f for f in pictures if f.startswith(below)):
-                inner = stem(file.removeprefix(below))
-                twins = [
-                    p
-                    for top in ("", *(f"{t}/" for t in sorted(tops - {MAPS}) if f"{t}/" != below))
-                    for p in by_stem.get(top + inner, ())
-                ]
-                for picture in twins[:1]:
-                    maps.setdefault(name, {})[picture] = file
-        return maps
+        tops = _tops(pictures)
+        usual = {f"{top}/": MAP_FOLDERS[top.lower()] for top in sorted(tops) if top.lower() in MAP_FOLDERS}
+        if {"source", "target"} <= tops:
+            usual["source/"] = GENERIC
+        known = set(folders.values())
+        return folders | {below: name for below, name in usual.items() if name not in known and below not in folders}
+
+    def _doubts(self) -> list[str]:
+        """Folders of pictures with the names of another one's: perhaps maps, which only the user knows."""
+        names: dict[str, set[str]] = {}
+        for file in self._files.values():
+            top, slash, inner = file.partition("/")
+            if slash:
+                names.setdefault(top, set()).add(stem(inner))
+        pairs = [
+            (a, b)
+            for a, b in itertools.combinations(sorted(names)[:20], 2)
+            if min(len(names[a]), len(names[b])) > 3
+            and len(names[a] & names[b]) >= ALIKE * min(len(names[a]), len(names[b]))
+        ]
+        return [
+            f"{a}/ and {b}/ hold pictures of the same names, and all are taken for pictures; if those of one are maps "
+            f"of the other's: --map-column NAME={b}/"
+            for a, b in pairs[:3]
+        ] + _called_like_maps(list(self._files.values()))
 
     def _column_maps(self, pictures: list[str]) -> dict[str, dict[str, str]]:
         """Maps that metadata names, by condition."""
@@ -144,14 +156,14 @@ class Folder:
                 sidecars[file] = text
         return sidecars
 
-    def _account(self, pictures: list[str], tables: list[str], taken: set[str]) -> list[str]:
+    def _account(self, pictures: list[str], tables: list[str], taken: set[str], inside: tuple[str, ...]) -> list[str]:
         """What became of every file that is no candidate."""
         notes = []
         for name, files in self._maps.items():
             here = sum(picture in set(self._files.values()) for picture in files)
             example = next(iter(files.values()))
             notes.append(f"maps: {here} of {len(self._files)} images have one for {name}, e.g. {example}")
-        orphans = [f for f in pictures if f.startswith(f"{MAPS}/") and f not in taken]
+        orphans = [f for f in pictures if f.startswith(inside) and f not in taken]
         if orphans:
             notes.append(f"maps: {len(orphans)} belong to no image, e.g. {orphans[0]}")
         used = {*pictures, *tables, *self._sidecars.values()}
@@ -235,6 +247,47 @@ class Folder:
             return captions
         words = re.sub(r"[_\-.]+", " ", stem(posixpath.basename(name)))
         return {**captions, "filename": re.sub(r"\s+", " ", words).strip()}
+
+
+def _called_like_maps(pictures: list[str]) -> list[str]:
+    stems = {stem(file) for file in pictures}
+    alike = [f for f in pictures if (match := ENDING.fullmatch(stem(f))) and match[1] in stems]
+    return [f"{len(alike)} pictures are called like maps of others, e.g. {alike[0]}, and are taken for pictures: fewer "
+            "than half of the others have one"] if alike else []  # fmt: skip
+
+
+def _tops(pictures: list[str]) -> set[str]:
+    return {f.partition("/")[0] for f in pictures if "/" in f}
+
+
+def _folder_maps(pictures: list[str], folders: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Condition -> picture -> map, for each folder of maps: the file of the same name in a folder of pictures."""
+    by_stem: dict[str, list[str]] = {}
+    for file in pictures:
+        by_stem.setdefault(stem(file), []).append(file)
+    places = ("", *(f"{top}/" for top in sorted(_tops(pictures) - {MAPS}) if f"{top}/" not in folders))
+    maps: dict[str, dict[str, str]] = {}
+    for below, name in folders.items():
+        for file in (f for f in pictures if f.startswith(below)):
+            inner = stem(file.removeprefix(below))
+            twins = [picture for place in places for picture in by_stem.get(place + inner, ())]
+            for picture in twins[:1]:
+                maps.setdefault(name, {})[picture] = file
+    return maps
+
+
+def _maps_beside(pictures: list[str]) -> dict[str, dict[str, str]]:
+    """Condition -> picture -> map, for maps that lie beside their pictures: ``x.jpg`` and ``x_canny.png``.
+
+    Where fewer than half of the pictures have one, they are pictures that happen to be called so.
+    """
+    by_stem = {stem(file): file for file in reversed(pictures)}
+    maps: dict[str, dict[str, str]] = {}
+    for file in pictures:
+        if (match := ENDING.fullmatch(stem(file))) and (picture := by_stem.get(match[1])):
+            maps.setdefault(MAP_ENDINGS[match[2].lower()], {})[picture] = file
+    ends = sum(map(len, maps.values()))
+    return {name: files for name, files in maps.items() if 2 * len(files) >= len(pictures) - ends}
 
 
 def _without(files: list[str]) -> str:

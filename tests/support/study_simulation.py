@@ -121,7 +121,7 @@ def fast_rankings(k: int, data: list[tuple[int, ...]], alpha: float = 0.0) -> np
     orders, weight = np.array(list(counts)), np.array(list(counts.values()), dtype=float)
     params, before = np.zeros(k), np.full(k, np.inf)
     while np.abs(params - before).sum() > 1e-8 * k:
-        strength = np.exp(params)
+        strength = np.exp(params) * (k / np.exp(params).sum())  # the scale that alpha is meant for
         tails = strength[orders][:, ::-1].cumsum(axis=1)[:, ::-1]
         chain = np.full((k, k), alpha)
         for i, j in combinations(range(k), 2):

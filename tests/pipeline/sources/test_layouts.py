@@ -225,3 +225,59 @@ def test_links_are_followed_when_asked(tmp_path: Path) -> None:
     source = Folder(str(root), 32, None, ReadConfig(follow_links=True))
     assert sorted(source.keys()) == ["all/x.png", "link.png"]
     assert middle(source.load("link.png").image) == PHOTO
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("canny/{}.png", "canny"), ("Depth/{}.png", "depth"), ("segmentation/{}.png", "segment"),
+        ("control_images/{}.png", GENERIC), ("images/{}_canny.png", "canny"), ("images/{}.depth.png", "depth"),
+        ("images/{}-mask.png", "mask"), ("images/{}_Normal.png", "normal"),
+    ],
+)  # fmt: skip
+def test_maps_in_a_folder_of_their_kind_or_beside_their_pictures(tmp_path: Path, name: str, kind: str) -> None:
+    for n in range(4):
+        put(tmp_path, f"images/{n}.jpg")
+        put(tmp_path, name.format(n), MAP)
+    source = Folder(str(tmp_path), 40)
+    assert source.own_maps == (kind,) and source.keys() == [f"images/{n}.jpg" for n in range(4)]
+    for key in [f"images/{n}.jpg" for n in range(4)]:
+        sample = source.load(key)
+        assert middle(sample.image) == pytest.approx(PHOTO, abs=3) and middle(sample.maps[kind]) == MAP
+    assert f"4 of 4 images have one for {kind}" in "\n".join(source.notes)
+
+
+def test_a_table_of_file_names_is_told_what_to_do_and_that_works(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    pq.write_table(pa.table({"image": ["a.png"], "text": ["a red square"]}), tmp_path / "metadata.parquet")
+    with pytest.raises(
+        CnlabError, match=r"holds no pictures; its columns: image, text.*metadata\.parquet.*folder:PATH"
+    ):
+        open_source(f"parquet:{tmp_path}/metadata.parquet", 1, 40)
+    assert open_source(f"folder:{tmp_path}", 1, 40).load("a.png").captions["metadata"] == "a red square"
+
+
+def test_two_folders_of_maps_and_one_map_too_many(tmp_path: Path) -> None:
+    for n in range(4):
+        put(tmp_path, f"photos/{n}.jpg")
+    for n in range(5):
+        put(tmp_path, f"canny/{n}.png", MAP)
+        put(tmp_path, f"depth/{n}.png", (7, 7, 7))
+    source = Folder(str(tmp_path), 40)
+    assert source.own_maps == ("canny", "depth") and source.keys() == [f"photos/{n}.jpg" for n in range(4)]
+    assert middle(source.load("photos/3.jpg").maps["canny"]) == MAP
+    assert "2 belong to no image" in "\n".join(source.notes)
+
+
+def test_pictures_that_are_called_like_maps_stay_pictures_and_are_spoken_of(tmp_path: Path) -> None:
+    for n in range(6):
+        put(tmp_path, f"normal/{n}.jpg")
+        put(tmp_path, f"mask/{n}.jpg")
+    put(tmp_path, "mask/1_depth.jpg")
+    source = Folder(str(tmp_path), 40)
+    assert len(source.keys()) == 13 and source.own_maps == ()
+    notes = "\n".join(source.notes)
+    assert "mask/ and normal/ hold pictures of the same names" in notes and "--map-column NAME=normal/" in notes
+    assert "1 pictures are called like maps of others, e.g. mask/1_depth.jpg" in notes
+    named = Folder(str(tmp_path), 40, None, ReadConfig(map_column=("segment=mask/",)))
+    assert named.own_maps == ("segment",) and named.keys() == [f"normal/{n}.jpg" for n in range(6)]

@@ -142,7 +142,7 @@ def test_bad_places_are_one_clear_line(spec: str) -> None:
 
 def test_tables_without_images_and_broken_files_are_one_clear_line(tmp_path: Path) -> None:
     pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(CnlabError, match="which column is the picture"):
+    with pytest.raises(CnlabError, match="holds no pictures; its columns: text"):
         open_source(f"parquet:{tmp_path}/t.parquet", 0, 32)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(CnlabError, match="cannot be read") as error:
