@@ -51,8 +51,7 @@ def test_torch_fidelity_agrees_on_precision_and_recall() -> None:
 def test_expectations_for_equal_laws() -> None:
     """Density is 1 and coverage 1 - prod (n - i) / (2 n - i) in the mean, whatever the law (Naeem et al., 4.1).
 
-    The golden values of the reference implementation (10,000 x 1000, k = 5: .4772, .4705, 1.0555, .9735) are one draw
-    without a seed; density alone moves by a tenth between draws, so they are no test to .01.
+    Golden values: see `test_golden_values_of_the_reference_are_one_draw_among_others`.
     """
     n, k = 300, 5
     draws = [manifold(*RNG(seed).normal(size=(2, n, 50)), k).estimates() for seed in range(40)]
@@ -61,6 +60,19 @@ def test_expectations_for_equal_laws() -> None:
         assert abs(values.mean() - truth) < 3.5 * values.std() / np.sqrt(len(values))
     precision, recall = (np.array([draw[name].value for draw in draws]) for name in ("precision", "recall"))
     assert abs((precision - recall).mean()) < 3.5 * (precision - recall).std() / np.sqrt(len(draws))
+
+
+@pytest.mark.proof
+def test_golden_values_of_the_reference_are_one_draw_among_others() -> None:
+    """The reference implementation prints .4772, .4705, 1.0555, .9735 for two N(0, I) sets of 10,000 x 1000, k = 5.
+
+    It draws them without a seed. Seeds 0, 1 and 2 differ by up to .04, .011, .16 and .018, so nothing agrees to .01
+    with one draw; the published one lies within four standard deviations of ours.
+    """
+    draws = [manifold(*RNG(seed).normal(size=(2, 10_000, 1000)), 5).estimates() for seed in range(4)]
+    for name, golden in (("precision", 0.4772), ("recall", 0.4705), ("density", 1.0555), ("coverage", 0.9735)):
+        values = np.array([draw[name].value for draw in draws])
+        assert abs(golden - values.mean()) < 4 * values.std(ddof=1)
 
 
 def test_ends() -> None:
