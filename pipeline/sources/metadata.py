@@ -48,10 +48,16 @@ def read_rows(path: Path, read: ReadConfig) -> list[dict[str, Any]]:
             return [dict(row) for row in pq.read_table(path).to_pylist()]
         data = path.read_bytes()
         wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        text = data.decode("utf-16" if wide else "utf-8-sig", "replace")
+        text = data.decode("utf-16" if wide else "utf-8-sig")
         if path.suffix.lower() in (".jsonl", ".json"):
             return _json_rows(path, text)
         return _csv_rows(path, text)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CnlabError(
+            f"{path}, line {line}: {data[max(0, error.start - 10) : error.start + 10]!r} is not UTF-8; save the file "
+            "as UTF-8 (in Excel: CSV UTF-8)"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise CnlabError(
             f"{path} cannot be read as {path.suffix[1:]} ({first_line(error)}); mend or remove it"

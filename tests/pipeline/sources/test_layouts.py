@@ -281,3 +281,14 @@ def test_pictures_that_are_called_like_maps_stay_pictures_and_are_spoken_of(tmp_
     assert "1 pictures are called like maps of others, e.g. mask/1_depth.jpg" in notes
     named = Folder(str(tmp_path), 40, None, ReadConfig(map_column=("segment=mask/",)))
     assert named.own_maps == ("segment",) and named.keys() == [f"normal/{n}.jpg" for n in range(6)]
+
+
+def test_metadata_of_another_encoding_is_refused_by_its_line(tmp_path: Path) -> None:
+    put(tmp_path, "Bär.png")
+    table = "file_name;text\nBär.png;ein größerer Bär\n"
+    (tmp_path / "metadata.csv").write_bytes(table.encode("cp1252"))
+    with pytest.raises(CnlabError, match=r"metadata\.csv, line 2: .*is not UTF-8; save the file as UTF-8"):
+        Folder(str(tmp_path), 40)
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "metadata.csv").write_bytes(table.encode(encoding))
+        assert Folder(str(tmp_path), 40).load("Bär.png").captions["metadata"] == "ein größerer Bär"
