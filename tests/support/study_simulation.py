@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
-from unittest import mock
 
-import choix
 import numpy as np
 import pandas as pd
 
 from user_study.analysis import two_way as tw
-from user_study.analysis.modes import abilities
+from user_study.analysis.modes import PRIOR
 from user_study.analysis.screening import exclusions
 from user_study.config import Items, Rules
 from user_study.design.plan import power
@@ -115,36 +112,53 @@ def rank_coverage(repetitions: int, raters: int = 12, items: int = 20) -> float:
     return float(np.mean(inside))
 
 
-def fast_rankings(k: int, data: list[tuple[int, ...]], alpha: float = 0.0) -> np.ndarray:
-    """`choix.ilsr_rankings` of few methods, each distinct ranking counted once and weighted: a tenth of the time."""
-    counts = Counter(data)
-    orders, weight = np.array(list(counts)), np.array(list(counts.values()), dtype=float)
-    params, before = np.zeros(k), np.full(k, np.inf)
-    while np.abs(params - before).sum() > 1e-8 * k:
-        strength = np.exp(params) * (k / np.exp(params).sum())  # the scale that alpha is meant for
-        tails = strength[orders][:, ::-1].cumsum(axis=1)[:, ::-1]
-        chain = np.full((k, k), alpha)
-        for i, j in combinations(range(k), 2):
-            np.add.at(chain, (orders[:, j], orders[:, i]), weight / tails[:, i])
-        chain -= np.diag(chain.sum(axis=1))
-        balance = np.vstack([chain.T[:-1], np.ones(k)])
-        shares = np.linalg.solve(balance, np.eye(k)[-1])
-        params, before = np.log(shares) - np.log(shares).mean(), params
+def count_orders(ranks: np.ndarray) -> np.ndarray:
+    """(..., k) ranks -> (..., k!) 1 at the order that each is, as `permutations` lists them from best to worst."""
+    k = ranks.shape[-1]
+    code = np.argsort(-ranks, axis=-1) @ k ** np.arange(k)
+    return np.stack([code == np.array(o) @ k ** np.arange(k) for o in permutations(range(k))], axis=-1).astype(float)
+
+
+def fit_rankings(counts: np.ndarray, k: int, alpha: float = 0.0) -> np.ndarray:
+    """`choix.ilsr_rankings` of many studies at once: (B, k!) counts of orders -> (B, k) abilities."""
+    orders = list(permutations(range(k)))
+    params, before = np.zeros((len(counts), k)), np.full((len(counts), k), np.inf)
+    while np.abs(params - before).max() > 1e-8:
+        strength = np.exp(params)
+        strength *= k / strength.sum(axis=1, keepdims=True)  # the scale that alpha is meant for
+        chain = np.full((len(counts), k, k), alpha)
+        for order, weight in zip(orders, counts.T, strict=True):
+            tail = np.full(len(counts), float(k))
+            for place, winner in enumerate(order[:-1]):
+                chain[:, order[place + 1 :], winner] += (weight / tail)[:, None]
+                tail = tail - strength[:, winner]
+        chain -= np.eye(k) * chain.sum(axis=2, keepdims=True)
+        balance = np.swapaxes(chain, 1, 2)
+        balance[:, -1] = 1
+        shares = np.linalg.solve(balance, np.broadcast_to(np.eye(k)[-1:].T, (len(counts), k, 1)))[..., 0]
+        params, before = np.log(shares) - np.log(shares).mean(axis=1, keepdims=True), params
     return params
+
+
+def ability_intervals(ranks: np.ndarray, raters: int, items: int) -> np.ndarray:
+    """(B, raters * items, k) ranks -> (3, B, k): abilities and both bounds as `modes.abilities` makes them."""
+    orders = count_orders(ranks).reshape(len(ranks), raters, items, -1)
+    whole = orders.sum(axis=(1, 2))[:, None]
+    counts = np.concatenate([whole, whole - orders.sum(axis=2), whole - orders.sum(axis=1)], axis=1)
+    fits = fit_rankings(counts.reshape(-1, counts.shape[-1]), ranks.shape[-1], PRIOR)
+    fits = fits.reshape(*counts.shape[:2], -1)
+    turns = (fits[:, 1 : raters + 1], fits[:, raters + 1 :])
+    variance = sum(((t - t.mean(axis=1, keepdims=True)) ** 2).sum(axis=1) * (1 - 1 / t.shape[1]) for t in turns)
+    half = 1.96 * np.sqrt(variance)
+    return np.stack([fits[:, 0], fits[:, 0] - half, fits[:, 0] + half])
 
 
 def ability_coverage(repetitions: int, raters: int = 12, items: int = 20, worth: tuple[float, ...] = WORTH) -> float:
     """Coverage of the 95 % intervals of Plackett-Luce abilities; with two methods, of Bradley-Terry's."""
-    names = "xyz"[: len(worth)]
-    votes = pd.DataFrame({"rater": np.repeat(np.arange(raters), items), "item": np.tile(np.arange(items), raters)})
-    order = lambda ranks: [tuple(map(int, row)) for row in np.argsort(-ranks, axis=-1)]  # noqa: E731
-    truth = fast_rankings(len(worth), order(population_rankings(400_000, worth)))
-    inside = []
-    with mock.patch.object(choix, "ilsr_rankings", fast_rankings):
-        for ranks in draw_rankings(raters, items, repetitions, 8, worth):
-            for entry, expected in zip(abilities(order(ranks), votes, list(names)), truth, strict=True):
-                inside.append(entry["ci_low"] <= expected <= entry["ci_high"])
-    return float(np.mean(inside))
+    truth = fit_rankings(count_orders(population_rankings(2_000_000, worth)).sum(axis=0)[None], len(worth))
+    ranks = draw_rankings(raters, items, repetitions, 8, worth)
+    _, low, high = ability_intervals(ranks, raters, items)
+    return float(np.mean((low <= truth) & (truth <= high)))
 
 
 def catch_rule(repetitions: int, catch: int = Items.catch, allowed: int = 1) -> dict[str, float]:
