@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from trainer.config import IDENTITY, OPERATIONAL, TrainConfig, Training, trainin
 from trainer.convergence.detect import convergence_of
 from trainer.data.batches import Batches, Draw, load_batches
 from trainer.data.cache import cache_folder, prune
+from trainer.data.captions import FIRST, captions_of
+from trainer.data.encode import subset_order
 from trainer.data.items import Items, flip_safe, load_items
 from trainer.loop import Hooks, train
 from trainer.memory import architecture_of
@@ -97,6 +100,9 @@ def resolve(config: TrainConfig) -> tuple[Training, Triplets]:
         )
     if training.init:
         check_init(training.init, training.model, training.base, training.unlock_decoder)
+    if training.captions != FIRST:
+        rows = subset_order(triplets, "train", training.order_seed, training.subset)
+        captions_of(triplets, "train", np.sort(rows), training.captions, anywhere=True)
     return training, triplets
 
 

@@ -28,6 +28,10 @@ def check_init(init: str, model: str, options: BaseOptions = PLAIN, unlocked: bo
     What a configuration leaves out has its class's default; a number stands for a list of equal ones. A net that was
     trained together with the prior's decoder is lost without it, so it needs ``unlocked``.
     """
+    if Path(init).is_file():
+        raise CnlabError(
+            f"--init {init} is a file; bring it into a folder first: cnlab-train import --file {init} --out FOLDER"
+        )
     try:
         control = ControlNetModel.load_config(init)
     except (OSError, ValueError) as error:

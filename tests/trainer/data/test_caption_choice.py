@@ -20,6 +20,7 @@ from trainer.config import DataOptions, TrainConfig
 from trainer.data.batches import Batches, Draw
 from trainer.data.items import Items, load_items
 from trainer.nets.models import Prior, load_prior
+from trainer.run import resolve
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,9 @@ def test_what_cannot_be_had_says_so(told: Path, dataset: Path, prior: Prior) -> 
     with pytest.raises(CnlabError, match="holds no captions by source"):
         load_items(Triplets(dataset), "train", None, prior, "m", captions="random")
     config = TrainConfig(dataset=told, device="cpu", data=DataOptions(captions="random"))
+    resolve(replace(config, data=DataOptions(captions="blip")))
+    with pytest.raises(CnlabError, match=r"--captions git: no sample has a caption"):  # before a run, and dry ones
+        resolve(replace(config, data=DataOptions(captions="git")))
     with pytest.raises(CnlabError, match="text_cache holds one caption"):
         replace(config, engine=("text_cache",)).resolved()
 

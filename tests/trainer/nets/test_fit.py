@@ -37,6 +37,13 @@ def test_a_copy_of_the_prior_fits(model_folder: Path, tmp_path: Path) -> None:
     check_init(str(tmp_path), str(model_folder))
 
 
+def test_a_file_is_brought_into_a_folder_first(model_folder: Path, tmp_path: Path) -> None:
+    for name in ("net.safetensors", "config.json"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(CnlabError, match=r"is a file; .*cnlab-train import --file .* --out FOLDER"):
+            check_init(str(tmp_path / name), str(model_folder))
+
+
 def test_nine_channels_end_in_one_line(model_folder: Path, tmp_path: Path) -> None:
     import shutil
 
