@@ -28,7 +28,7 @@ from pipeline.sources.columns import (
     recognise,
 )
 from pipeline.sources.decode import MAX_BYTES, decode
-from pipeline.sources.files import MAX_TEXT, facts_in, fitted_map, matching_files
+from pipeline.sources.files import FACTS, MAX_TEXT, facts_in, fitted_map, matching_files
 from pipeline.sources.hashes import content_hashes
 
 KEY_COLUMNS = ("key", "__key__", "image_id", "id")
@@ -73,6 +73,9 @@ class Table:
         ]
         parts += [f"{column} the map {name}" for name, column in self._columns.maps.items()]
         self.notes: tuple[str, ...] = (", ".join(parts),)
+        used = {self._columns.image, *self._columns.caption, *self._columns.maps.values(), *KEY_COLUMNS, *FACTS}
+        if (unused := [name for name in rows.features if name not in used]) and not _ours(rows.features):
+            self.notes += (f"not read: the columns {', '.join(unused)}",)
 
     def keys(self) -> list[str]:
         """See the class."""

@@ -292,3 +292,12 @@ def test_metadata_of_another_encoding_is_refused_by_its_line(tmp_path: Path) -> 
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         (tmp_path / "metadata.csv").write_bytes(table.encode(encoding))
         assert Folder(str(tmp_path), 40).load("Bär.png").captions["metadata"] == "ein größerer Bär"
+
+
+def test_columns_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    columns = {"image": [png(PHOTO)], "mask": [png(MAP)], "caption": ["a"], "id": ["x"], "license": ["MIT"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    source = open_source(f"parquet:{tmp_path}", 1, 40)
+    assert source.notes[1:] == ("not read: the columns mask",)
+    named = open_source(f"parquet:{tmp_path}", 1, 40, None, ReadConfig(map_column=("mask=mask",)))
+    assert middle(named.load("x").maps["mask"]) == MAP and len(named.notes) == 1
