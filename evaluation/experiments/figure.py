@@ -49,7 +49,8 @@ def draw_lines(
 
 
 def _line(ax: Any, x: list[float], groups: list[Any], place: int, name: str) -> None:
-    colour, marker = PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)]
+    turn, hue = divmod(place, len(PALETTE))  # an eighth curve has the first one's colour, and another shape
+    colour, marker = PALETTE[hue], MARKERS[(hue + turn) % len(MARKERS)]
     estimates = [seed_interval(values) for values in groups]
     for at, values in zip(x, groups, strict=True):
         ax.plot([at] * len(values), values, marker, color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
