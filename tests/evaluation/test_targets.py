@@ -81,7 +81,7 @@ def test_a_csv_from_a_spreadsheet(text: bytes, samples: EvalSet, tmp_path: Path)
         (b"file,key\nnone.png,scene-0\n", "row 1 names 'none.png', which is no picture in"),
         (b"file,key\n../x.png,scene-0\n", "row 1 names '../x.png', which is no picture in"),
         (b"file,key\nx.png,nobody\ny.png,no one\n", "0 of 2 .* see that .*match.csv names them"),
-        (b"file,key\n\xe4.png,scene-0\n", "row 1 names .*, which is no picture in"),
+        (b"file,key\n\xe4.png,scene-0\n", "line 2: .* is not UTF-8; save the file as UTF-8"),
         (b"", "lacks the columns"),
     ],
 )
