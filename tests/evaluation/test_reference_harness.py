@@ -78,7 +78,9 @@ def test_7_pictures_are_stored_without_loss_and_jpeg_is_said_so(dataset: Path, t
     samples = EvalSet(dataset, ["canny"], 2)
     for key in samples.keys:
         Image.fromarray(noise).save(tmp_path / f"{key}.jpg")
-    assert "2 are JPEG or of its kind: distances measure its damage too" in Folder(tmp_path, samples, None).notes(samples)
+    assert "2 are JPEG or of its kind: distances measure its damage too" in Folder(tmp_path, samples, None).notes(
+        samples
+    )
 
 
 def test_8_a_number_has_a_spread() -> None:
