@@ -159,8 +159,9 @@ class Folder:
     def _account(self, pictures: list[str], tables: list[str], taken: set[str], inside: tuple[str, ...]) -> list[str]:
         """What became of every file that is no candidate."""
         notes = []
+        images = set(self._files.values())
         for name, files in self._maps.items():
-            here = sum(picture in set(self._files.values()) for picture in files)
+            here = sum(picture in images for picture in files)
             example = next(iter(files.values()))
             notes.append(f"maps: {here} of {len(self._files)} images have one for {name}, e.g. {example}")
         orphans = [f for f in pictures if f.startswith(inside) and f not in taken]
@@ -262,16 +263,15 @@ def _tops(pictures: list[str]) -> set[str]:
 
 def _folder_maps(pictures: list[str], folders: dict[str, str]) -> dict[str, dict[str, str]]:
     """Condition -> picture -> map, for each folder of maps: the file of the same name in a folder of pictures."""
-    by_stem: dict[str, list[str]] = {}
-    for file in pictures:
-        by_stem.setdefault(stem(file), []).append(file)
-    places = ("", *(f"{top}/" for top in sorted(_tops(pictures) - {MAPS}) if f"{top}/" not in folders))
+    twins = {stem(file): file for file in reversed(pictures)}
+    for file in sorted(pictures, key=lambda file: file.partition("/")[0]):
+        top, slash, inner = file.partition("/")
+        if slash and top != MAPS and f"{top}/" not in folders:
+            twins.setdefault(stem(inner), file)
     maps: dict[str, dict[str, str]] = {}
     for below, name in folders.items():
         for file in (f for f in pictures if f.startswith(below)):
-            inner = stem(file.removeprefix(below))
-            twins = [picture for place in places for picture in by_stem.get(place + inner, ())]
-            for picture in twins[:1]:
+            if picture := twins.get(stem(file.removeprefix(below))):
                 maps.setdefault(name, {})[picture] = file
     return maps
 
