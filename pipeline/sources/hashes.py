@@ -26,20 +26,19 @@ READERS = 4  # hashing leaves the interpreter's lock, and network disks answer s
 
 def content_hashes(paths: Sequence[Path]) -> list[str]:
     """sha256 (hex) of each file; "" for what is no regular file or cannot be read."""
-    stamps = [_stamp(path) for path in paths]
-    known = _recall(paths)
-    wanting = [n for n, path in enumerate(paths) if stamps[n] and known.get(_key(path), ("", ""))[0] != stamps[n]]
-    hashes = [known.get(_key(path), ("", ""))[1] if stamps[n] else "" for n, path in enumerate(paths)]
+    now = time.time_ns()
+    keys, stamps = [_key(path) for path in paths], [_stamp(path) for path in paths]
+    known = _recall(keys)
+    entries = [known.get(key, ("", "")) for key in keys]
+    wanting = [n for n, stamp in enumerate(stamps) if stamp and entries[n][0] != stamp]
+    hashes = [sha256 if stamp else "" for stamp, (_, sha256) in zip(stamps, entries, strict=True)]
     with ThreadPoolExecutor(READERS) as readers:
         new = readers.map(_hash, [paths[n] for n in wanting])
         # shown only where it takes a while
         for n, sha256 in zip(wanting, tqdm(new, "source", len(wanting), delay=5, unit="file"), strict=True):
             hashes[n] = sha256
-    now = time.time_ns()
     _remember([
-        (_key(paths[n]), stamps[n], hashes[n])
-        for n in wanting
-        if hashes[n] and now - paths[n].stat().st_ctime_ns > SETTLED * 1e9
+        (keys[n], stamps[n], hashes[n]) for n in wanting if hashes[n] and now - _changed(stamps[n]) > SETTLED * 1e9
     ])  # fmt: skip
     return hashes
 
@@ -58,6 +57,11 @@ def _stamp(path: Path) -> str:
     return " ".join(map(str, fields)) if stat.S_ISREG(entry.st_mode) else ""
 
 
+def _changed(stamp: str) -> int:
+    """When the file's status last changed, in nanoseconds."""
+    return int(stamp.split()[2])
+
+
 def _hash(path: Path) -> str:
     try:
         return sha256_file(path)
@@ -73,13 +77,13 @@ def _open() -> sqlite3.Connection:
     return connection
 
 
-def _recall(paths: Sequence[Path]) -> dict[bytes, tuple[str, str]]:
+def _recall(keys: Sequence[bytes]) -> dict[bytes, tuple[str, str]]:
     """Stamp and hash of the files that are known; a memory that cannot be read is none."""
     try:
         with closing(_open()) as memory:
             rows = (
-                memory.execute("SELECT path, stamp, sha256 FROM hashes WHERE path = ?", (_key(p),)).fetchone()
-                for p in paths
+                memory.execute("SELECT path, stamp, sha256 FROM hashes WHERE path = ?", (key,)).fetchone()
+                for key in keys
             )
             return {row[0]: (row[1], row[2]) for row in rows if row}
     except (sqlite3.Error, OSError):
