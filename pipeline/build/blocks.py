@@ -117,7 +117,7 @@ def settle_block(
 
 
 def hash_images(spec: str, plan: BuildPlan, keys: tuple[str, ...]) -> list[Signature]:
-    """Marks of a foreign source's images; those that cannot be read have none."""
+    """Signatures of a foreign source's images; those that cannot be read have none."""
     source = open_source(spec, plan.seed, plan.image_size, ())
     signatures = []
     for number, key in enumerate(keys):

@@ -61,7 +61,7 @@ def _rejects(metadata: dict[bytes, bytes]) -> list[dict[str, Any]]:
 
 
 def read_signatures(path: Path, looks: bool) -> tuple[list[Signature], set[int]]:
-    """Marks of a shard's rows and of its rejected copies, in rank order; and the ranks of the latter.
+    """Signatures of a shard's rows and of its rejected copies, in rank order; and the ranks of the latter.
 
     ``looks``: with what tells mirrored, turned and cropped copies.
     """

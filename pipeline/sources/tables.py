@@ -55,13 +55,8 @@ class Table:
             if isinstance(rows.features[name], Image):
                 rows = rows.cast_column(name, Image(decode=False))
         self.own_maps = tuple(self._columns.maps)
-        self._rows, self._identity, self.image_size, self.selected, self.read = (
-            rows,
-            identity,
-            image_size,
-            selected,
-            read,
-        )
+        self._rows, self._identity = rows, identity
+        self.image_size, self.selected, self.read = image_size, selected, read
         self._keys = {key: i for i, key in enumerate(_keys(rows))}
         unread = {
             column for name, column in self._columns.maps.items() if selected is not None and name not in selected
