@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,12 @@ class Evaluation:
     device: str
 
     @cached_property
+    def folder(self) -> Folder | None:
+        """The pictures of unknown origin that are judged; None where something else is."""
+        where = self.target.folder
+        return None if where is None else Folder(where, self.samples, self.config.match)
+
+    @cached_property
     def store(self) -> ScoreStore:
         """Scores and features below the results folder."""
         return ScoreStore(self.config.results, self.judges)
@@ -64,14 +70,9 @@ class Evaluation:
         """The pictures of a subject, read when they are asked for."""
         samples, whole = self.samples, np.arange(len(self.samples))
         facts = arm_facts(self.target, subject.arm)
-        if subject.arm == "folder":
-            assert self.target.folder is not None
-            folder = Folder(self.target.folder, samples, self.config.match)
-
-            def read_folder(own: Indices, group: int) -> Pictures:
-                return folder.read(samples, own, group)
-
-            return PictureSet(subject, samples, folder.indices, (0,), {"folder": folder.identity}, facts, read_folder)
+        if folder := self.folder:
+            own = {"folder": folder.identity}
+            return PictureSet(subject, samples, folder.indices, (0,), own, facts, partial(folder.read, samples))
         order = self.order(subject)
 
         def read(own: Indices, group: int) -> Pictures:
@@ -163,8 +164,8 @@ def plan(work: Evaluation) -> list[str]:
     if len(samples) < config.images:
         lines.append(f"note     the eval split has {len(samples)} samples, fewer than --images {config.images}")
     lines += [f"note     fidelity is not measured: {reason}" for reason in work.judges.annotators(samples)[1]]
-    if target.folder is not None:
-        lines += [f"note     {line}" for line in Folder(target.folder, samples, config.match).notes(samples)]
+    if work.folder:
+        lines += [f"note     {line}" for line in work.folder.notes(samples)]
     return lines
 
 

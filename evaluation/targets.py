@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from evaluation.config import EvalConfig
 from evaluation.generations import file_of
@@ -20,7 +19,7 @@ from pipeline.contract.identity import canonical, fingerprint, sha256_file
 from pipeline.contract.pictures import Picture, Pictures, stack_images
 from pipeline.sources.base import Rejected
 from pipeline.sources.columns import FILE_NAMES, IMAGE_NAMES, ReadConfig, pick
-from pipeline.sources.decode import decode
+from pipeline.sources.decode import decode, is_converted
 from pipeline.sources.files import is_image
 from pipeline.sources.metadata import Names, read_rows
 from trainer.nets.base import model_folder, model_identity
@@ -216,7 +215,7 @@ class Folder:
                 f"{len(samples)} samples of the eval split (such as {samples.keys[0]!r}), at least 2 must; {way}"
             )
         self.lossy = sum(path.suffix.lower() in LOSSY for path in self.files.values())
-        self.converted = sum(map(_is_converted, self.files.values()))
+        self.converted = sum(map(is_converted, self.files.values()))
         files_by_key = {key: sha256_file(path) for key, path in self.files.items()}
         # until 2026-11-28 transparency, turns and profiles were passed over; scores of other pictures stay as they are
         self.identity = fingerprint(files_by_key | ({"": "as photographs"} if self.converted else {}))
@@ -253,17 +252,6 @@ class Folder:
                 "filter of your choice"
             )
         return image
-
-
-def _is_converted(path: Path) -> bool:
-    """Whether a picture's pixels are not simply those that the file holds; False for one that cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            turned = picture.getexif().get(0x0112, 1) != 1
-            plain = picture.mode in ("1", "L", "RGB") and "transparency" not in picture.info
-            return turned or not plain or "icc_profile" in picture.info
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
 
 
 def _by_name(files: list[Path], folder: Path, samples: EvalSet) -> dict[str, Path]:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from pipeline.sources.deep import high_byte
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(("AVIF",) if features.check("avif") else ()))
 MAX_PIXELS = 64_000_000  # decompression-bomb cap; Pillow itself only warns at 89 million
 MAX_BYTES = 256_000_000
+ORIENTATION = 0x0112  # of EXIF: which way up
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")  # 16-bit grey
 WIDE = ("I", "F")  # 32 bits
 ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -104,7 +106,7 @@ def _decode(data: bytes, image_size: int, reading: Reading) -> tuple[NDArray[np.
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             facts["jpeg_quality"] = jpeg_quality(image)
             image.draft(None, (image_size, image_size))
-        orientation = image.getexif().get(0x0112, 1)
+        orientation = image.getexif().get(ORIENTATION, 1)
         turned = orientation in (5, 6, 7, 8)
         icc = image.info.get("icc_profile")
         image.load()
@@ -115,6 +117,17 @@ def _decode(data: bytes, image_size: int, reading: Reading) -> tuple[NDArray[np.
     if turned:
         width, height = height, width
     return np.asarray(colours, dtype=np.uint8), width, height, facts
+
+
+def is_converted(path: Path) -> bool:
+    """Whether `decode` turns a file's pixels, lays them on the ground or changes their colours; False for no image."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1) != 1
+            plain = image.mode in ("1", "L", "RGB") and "transparency" not in image.info
+            return turned or not plain or "icc_profile" in image.info
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def jpeg_quality(image: JpegImagePlugin.JpegImageFile) -> int:
