@@ -12,9 +12,9 @@ from pipeline.config import BuildPlan
 from pipeline.contract.dataset import Shard
 from pipeline.contract.identity import sha256_file
 from pipeline.contract.names import RENDERED
-from pipeline.contract.pictures import decode_image
 from pipeline.screen.checks import copy_figure, row_figures
 from pipeline.screen.duplicates import (
+    Look,
     Signature,
     Twin,
     look_of,
@@ -86,28 +86,35 @@ def build_block(block: Block, plan: BuildPlan, fingerprint: str, expected: str |
 
 
 def settle_block(
-    block: Block, shard: Shard, plan: BuildPlan, fingerprint: str, twins: dict[int, Twin], room: int
+    block: Block,
+    shard: Shard,
+    plan: BuildPlan,
+    fingerprint: str,
+    copies: dict[int, tuple[Twin, Look | None]],
+    room: int,
 ) -> Settled:
-    """Move copies of earlier pictures (``twins``, by rank) from a shard's rows to its rejects, and cut it to ``room``.
+    """Move copies of earlier pictures from a shard's rows to its rejects, and cut it to ``room``.
 
-    Doing it twice is doing it once: a worker may be killed between the new file and its answer.
+    ``copies``: rank -> what it is a copy of, and its look. Doing it twice is doing it once: a worker may be killed
+    between the new file and its answer.
     """
     path = plan.folder / block.file
     table, rejects = read_shard(path)
     ranks: list[int] = table["rank"].to_pylist()
     for at, rank in enumerate(ranks):
-        if twin := twins.get(rank):
+        if rank in copies:
+            twin, look = copies[rank]
             row = table.slice(at, 1).to_pylist()[0]
             reason, detail = reason_of(twin)
             identified = {name: row[name] for name in ("key", "rank", "split", "sha256", "phash")}
-            image = decode_image(row["image"]["bytes"])
-            if seeks_turns(plan.limits):
-                identified["look"] = pack_look(look_of(image, row["phash"]))
-            why: dict[str, Any] = {"reason": reason, "detail": detail, "thumbnail": thumbnail(image)}
+            if look is not None and seeks_turns(plan.limits):
+                identified["look"] = pack_look(look)
+            small = thumbnail(row["image"]["bytes"])
+            why: dict[str, Any] = {"reason": reason, "detail": detail, "thumbnail": small}
             if plan.kind not in RENDERED:
                 why["figures"] = {**row_figures(row, plan.condition), **copy_figure(twin)}
             rejects.append({**identified, **why})
-    remaining = [at for at, rank in enumerate(ranks) if rank not in twins]
+    remaining = [at for at, rank in enumerate(ranks) if rank not in copies]
     if len(remaining) > room:
         remaining = remaining[:room]
         rejects = [r for r in rejects if r["rank"] < ranks[remaining[-1]]]

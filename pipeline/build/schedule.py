@@ -155,7 +155,8 @@ class Schedule:
         twins = judge(self.index, signatures, copies, split.name, room)
         if twins or shard.rows > room:
             split.copies[block.number] = Counter(reason_of(twin)[0] for twin in twins.values())
-            self._submit(settle_block, block, shard, self.plan, self.fingerprint, twins, room)
+            rejected = {s.rank: (twins[s.rank], s.look) for s in signatures if s.rank in twins}
+            self._submit(settle_block, block, shard, self.plan, self.fingerprint, rejected, room)
         else:
             split.shards[block.number] = shard
         split.accepted += min(room, shard.rows - len(twins))

