@@ -13,7 +13,6 @@ Arm = Literal["control", "shuffled", "prior", "folder", "real", "autoencoder"]
 #: Arms whose pictures are sampled: with the true map, with another sample's map, without a ControlNet.
 SAMPLED: tuple[Arm, ...] = ("control", "shuffled", "prior")
 REAL, AUTOENCODER = "real", "real/vae"  # as they stand in the column `run`
-PREFIXES = ("control:", "model:", "folder:")
 NAME = re.compile(r"(?:(?:control|model|folder):)?[A-Za-z0-9_][A-Za-z0-9._+-]*")
 UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Features = NDArray[np.float32]  # (N, D)
+IN_CACHE = 4  # pictures of 224 pixels at once on a CPU: measured 22 ms each on one thread, 49 with 32 at once
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ def lite0_extractor(device: str = "cpu") -> Extractor:
 
     def run(images: Tensor) -> Tensor:
         pixels = np.stack([resize(image, INPUT) for image in images.permute(0, 2, 3, 1).numpy()])
-        features: Tensor = model()(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device))
-        return features.float().cpu()
+        inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
+        parts = inputs.split(IN_CACHE) if inputs.device.type == "cpu" else (inputs,)
+        return torch.cat([model()(part) for part in parts]).float().cpu()
 
     return Extractor(f"lite0-{WEIGHTS_SHA256[:12]}-pil-bicubic-{INPUT}", ("fd_lite0", "kid_lite0"), 1280, run)
 
