@@ -3,9 +3,9 @@
     python -m benchmarks.evaluation                                  # generation alone
     python -m benchmarks.evaluation --checkout OTHER --run runs/ID --dataset data/NAME
 
-CPU time of one thread, which other programs disturb less than the clock, in turns (A B A B ...). The evaluation is the
-command of each checkout with its own defaults for ``--images``, in processes of their own, start-up included; the run
-must be one that both can read.
+In turns (A B A B ...): of generation the CPU time of one thread, which other programs disturb less than the clock; of
+the evaluation the time of the whole command of each checkout on all cores, at its own defaults, start-up included. The
+run must be one that both can read.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def main(
     for _ in range(repeats):
         there.append(_command(checkout, run, dataset, images))
         here.append(_command(Path.cwd(), run, dataset, images))
-    what = (
-        f"evaluation of a run, {images} samples, one thread, whole command: CPU time at {_commit(checkout)} over here"
-    )
-    record(what, _ratios(there, here))
+    what = f"evaluation of a run, {images} samples, whole command: time at {_commit(checkout)} over here"
+    record(what, _ratios([wall for wall, _ in there], [wall for wall, _ in here]))
+    record("the same in CPU time of all processes", _ratios([cpu for _, cpu in there], [cpu for _, cpu in here]))
+    record("the same, s here", spread([wall for wall, _ in here]))
 
 
 def _generation(repeats: int) -> None:
@@ -100,13 +100,12 @@ def _seconds(call: object) -> float:
     return time.process_time() - began
 
 
-def _command(checkout: Path, run: Path, dataset: Path, images: int) -> float:
-    """CPU seconds of one evaluation from nothing, all of its processes together."""
+def _command(checkout: Path, run: Path, dataset: Path, images: int) -> tuple[float, float]:
+    """Seconds of one evaluation from nothing, and CPU seconds of all its processes together."""
     results = Path(tempfile.mkdtemp())
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment = {**os.environ, **threads, "PYTHONPATH": str(checkout), "TQDM_DISABLE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "TQDM_DISABLE": "1"}
     options = ["--run", str(run), "--dataset", str(dataset), "--results", str(results), "--images", str(images)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     # the folder of the checkout comes first on the path, so that its packages are the ones that are run
     subprocess.run(
         [sys.executable, "-m", "evaluation.cli", *options],
@@ -115,9 +114,9 @@ def _command(checkout: Path, run: Path, dataset: Path, images: int) -> float:
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     shutil.rmtree(results)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _commit(checkout: Path) -> str:

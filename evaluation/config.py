@@ -106,7 +106,7 @@ class EvalConfig:
     recipe: RecipeOptions = field(default_factory=RecipeOptions)
     judges: Annotated[JudgeOptions, tyro.conf.arg(name="")] = field(default_factory=JudgeOptions)
     workers: int = 0
-    """Local processes that paint, one thread each; 0: two on a CPU, one on a GPU. Pictures do not depend on it."""
+    """Local processes that paint, one thread each; 0: two on a CPU of two cores, else one. Bits stay."""
     scheduler: str = ""
     """A running Dask scheduler whose workers paint, tcp://HOST:PORT; they must see the same folders."""
     device: str = "auto"

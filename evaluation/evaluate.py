@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from dask.system import cpu_count
 from numpy.typing import NDArray
 
 from evaluation.config import EvalConfig
@@ -176,13 +177,20 @@ def generate_all(work: Evaluation) -> int:
     todo = sum(len(order.missing()) for order, _ in orders)
     if todo:
         work.judges.check()
-    count = work.config.workers or (2 if work.device == "cpu" else 1)
     painted = 0
-    # another process costs some seconds of loading: not for a handful of blocks
-    with workers(count if work.config.workers or todo > 8 else 1, work.config.scheduler if todo else "") as executor:
+    count = work.config.workers or processes(work.device, todo)
+    with workers(count, work.config.scheduler if todo else "") as executor:
         for order, subject in orders:
             painted += generate(order, subject, executor)
     return painted
+
+
+def processes(device: str, blocks: int) -> int:
+    """Local processes that paint so many blocks of pictures, where the user did not say.
+
+    Each holds the model, and loads it for some seconds: never more than two, and one for a handful of blocks.
+    """
+    return min(2, cpu_count()) if device == "cpu" and blocks > 8 else 1
 
 
 def score_all(work: Evaluation) -> int:

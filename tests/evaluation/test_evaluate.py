@@ -268,6 +268,15 @@ def test_a_judge_that_is_not_there_is_seen_before_painting(tmp_path: Path, run_f
     assert not list(tmp_path.glob("results/generations/**/*.png"))
 
 
+def test_no_more_processes_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evaluation import evaluate as module
+
+    for cores, expected in ((1, 1), (2, 2), (64, 2)):
+        monkeypatch.setattr(module, "cpu_count", lambda cores=cores: cores)
+        assert module.processes("cpu", 16) == expected
+        assert module.processes("cpu", 8) == module.processes("cuda", 16) == 1
+
+
 @pytest.mark.proof
 @pytest.mark.filterwarnings("ignore")  # of the killed worker
 def test_workers_of_a_dask_scheduler_make_the_same_pictures(

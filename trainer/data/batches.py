@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dask.system import cpu_count
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -117,8 +118,7 @@ def look_ahead(step_bytes: int, local_world: int = 1, limit: int = AHEAD) -> Loo
 
     At least one process loads one step ahead. Raises CnlabError when /dev/shm cannot hold that.
     """
-    cores = len(os.sched_getaffinity(0))
-    workers = min(WORKERS, max(cores // local_world - 1, 1), max(limit // step_bytes, 1))
+    workers = min(WORKERS, max(cpu_count() // local_world - 1, 1), max(limit // step_bytes, 1))
     ahead = LookAhead(workers, max(min(limit // (workers * step_bytes), 4), 1))
     if not SHM.is_dir():
         return ahead

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -325,6 +326,18 @@ def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert look_ahead(2**20).bytes(2**20) <= 64 * 2**20
     with pytest.raises(CnlabError, match=r"shm-size"):
         look_ahead(sd15)
+
+
+def test_ranks_share_the_cores_where_there_is_no_affinity_to_ask_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from trainer.data import batches as module
+
+    monkeypatch.setattr(module, "SHM", tmp_path / "none")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert look_ahead(1).workers >= 1
+    monkeypatch.setattr(module, "cpu_count", lambda: 8)
+    assert [look_ahead(1, ranks).workers for ranks in (1, 2, 8)] == [7, 3, 1]
 
 
 def test_captions_that_are_cut_are_counted(prior: Prior) -> None:
