@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, fields, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.pictures import Pictures, to_uint8
+from pipeline.contract.processes import process_pool
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -259,7 +259,7 @@ def workers(count: int, scheduler: str) -> Iterator[Executor | None]:
             gpu = any("GPU" in (worker.get("resources") or {}) for worker in info)
             yield client.get_executor(pure=False, retries=3, **({"resources": {"GPU": 1}} if gpu else {}))
     elif count > 1:
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        with process_pool(count) as pool:
             yield pool
     else:
         yield None

@@ -8,7 +8,7 @@ from those of any dataset that users build.
 from __future__ import annotations
 
 import json
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline.contract.processes import process_pool
 from pipeline.tabletop import render, sample_scene
 from pipeline.tabletop.scene import COLORS, SHAPES, Solid
 
@@ -98,7 +99,7 @@ def renders(folder: Path, seed: int, count: int, size: int = 128, workers: int =
     blocks = _finished_blocks(ledger)
     todo = [s for s in range(0, count, BLOCK) if s not in blocks]
     if todo:
-        with ProcessPoolExecutor(workers) as pool, ledger.open("a") as out:
+        with process_pool(workers) as pool, ledger.open("a") as out:
             pending = [pool.submit(_fill, paths, seed, s, min(s + BLOCK, count), size) for s in todo]
             for future in tqdm(as_completed(pending), total=len(pending), desc="rendering", unit="block"):
                 start, captions = future.result()
