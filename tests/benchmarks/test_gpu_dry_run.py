@@ -20,6 +20,8 @@ from benchmarks.flops import count, denoising, known_peak, matmul_peak, sd15_une
 from benchmarks.random_models import TINY, write_triplets
 from trainer.nets.control import decoder_parameters
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_a_dry_run_takes_every_path_and_records_nothing(

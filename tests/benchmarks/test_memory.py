@@ -18,6 +18,8 @@ from trainer.loop import predict
 from trainer.memory import GIB, measure_encode, measure_forward, plan
 from trainer.plan import CARDS, Planner
 
+pytestmark = pytest.mark.slow
+
 SD15, SIZE = MODELS["SD 1.5"]
 
 

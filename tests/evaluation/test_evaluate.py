@@ -20,6 +20,8 @@ from evaluation.results import IDENTITY, append_rows, read_results
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
 
+pytestmark = pytest.mark.slow
+
 FIDELITY = {f"canny_{name}" for name in ("f1_0px", "f1_2px", "precision", "recall", "f1")}
 COMMON = {"clip_score", "fd_lite0", "kid_lite0", "mind_lite0"} | FIDELITY
 OWN = COMMON | {"canny_f1_2px_floor"}

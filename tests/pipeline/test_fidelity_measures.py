@@ -32,6 +32,7 @@ def pictures() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", weight_free())
+@pytest.mark.slow
 def test_real_pictures_obey_their_own_maps_best(name: str, pictures: np.ndarray) -> None:
     """Every condition without weights: what was extracted is given back, and another's map scores worse."""
     annotator = get_condition(name)
@@ -87,6 +88,7 @@ def test_a_thick_line_is_not_matched_by_a_thin_one() -> None:
     assert [v[0] for v in matched_edges(empty, thin)] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_the_ssim_family_is_that_of_torchmetrics() -> None:
     a, b = maps(2, 176), maps(2, 176)
     b = (0.7 * a + 0.3 * b).astype(np.uint8)

@@ -79,6 +79,7 @@ def test_two_ranks_compute_what_one_does_and_resume(config: TrainConfig) -> None
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
+@pytest.mark.slow
 def test_micro_batches_compute_what_a_whole_batch_does(config: TrainConfig, accumulate: int) -> None:
     one = run_training(config)
     split = run_training(replace(config, name="split", accumulate=accumulate))

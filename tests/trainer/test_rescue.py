@@ -27,6 +27,8 @@ from trainer.run_folder import checkpoints, feeds_signed, log_lines, open_run, r
 from trainer.state.checkpoint import load_tensors
 from trainer.watch import watcher
 
+pytestmark = pytest.mark.slow
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "v084dc56"
 
 

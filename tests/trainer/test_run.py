@@ -110,6 +110,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, stop: int) -
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6])  # an epoch has 8 samples, so every step of two epochs
+@pytest.mark.slow
 def test_stopped_anywhere_and_resumed_is_bit_equal(
     config: TrainConfig, stop: int, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -128,6 +129,7 @@ def test_stopped_anywhere_and_resumed_is_bit_equal(
     ],
     ids=["ema", "lite", "unlocked", "cached"],
 )
+@pytest.mark.slow
 def test_every_kind_of_run_resumes_bit_equal(
     config: TrainConfig,
     options: dict[str, object],
@@ -141,6 +143,7 @@ def test_every_kind_of_run_resumes_bit_equal(
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+@pytest.mark.slow
 def test_every_precision_learns_the_same_to_its_own_accuracy(config: TrainConfig, precision: str) -> None:
     config = replace(config, lr=1e-4, steps=4)
     full = run_training(config)
@@ -154,6 +157,7 @@ def test_every_precision_learns_the_same_to_its_own_accuracy(config: TrainConfig
 @pytest.mark.filterwarnings(
     "ignore:.*torch.jit.script_method.*:DeprecationWarning"
 )  # torch, importing its own compiler
+@pytest.mark.slow
 def test_checkpointing_and_compiling_compute_the_same(config: TrainConfig) -> None:
     config = replace(config, steps=3)
     plain = run_training(config)
@@ -295,6 +299,7 @@ def test_the_floor_of_a_net_that_does_not_start_as_the_prior(config: TrainConfig
     assert "floor" not in set(plain["arm"])
 
 
+@pytest.mark.slow
 def test_our_checkpoint_works_in_the_public_pipeline(config: TrainConfig, model_folder: Path) -> None:
     folder = run_training(replace(config, steps=1))
     place = folder / read_json(folder / "summary.json")["checkpoint"]

@@ -178,6 +178,7 @@ def test_memorise_reads_the_exponent_off_the_turns(power: float, verdict: str) -
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_a_table_with_little_in_it_is_written_up_too(name: str, tmp_path: Path) -> None:
     experiment = get_experiment(name)
     table = simulate(name, lambda cell, _: 0.5, seeds=1)

@@ -18,6 +18,7 @@ CELL = Cell(Data(), 64, 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_the_commands_of_every_cell_are_ones_that_the_stages_understand(name: str, tmp_path: Path) -> None:
     experiment = get_experiment(name)
     config = ExperimentConfig(name, seeds=1, other="elsewhere")  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ from evaluation.experiments.table import COLUMNS, read_table
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder, read_json
 
+pytestmark = pytest.mark.slow
+
 CALL = work._call
 SUPPORT = Path(__file__).resolve().parents[2] / "support" / "fake_stage.py"
 

@@ -89,6 +89,7 @@ def test_the_cache_is_used_and_a_damaged_file_is_made_again(tmp_path: Path) -> N
     assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
+@pytest.mark.slow
 def test_inception_by_the_same_path(tmp_path: Path) -> None:
     """Random weights in torch-fidelity's own layout: the loading and the width are real, the numbers mean nothing."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

@@ -32,6 +32,7 @@ def outside(cases: Iterable[Case], low: float = 0.93, high: float = 0.985) -> li
     return found
 
 
+@pytest.mark.slow
 def test_a_few_cells() -> None:
     sets = [c for c in set_cases(pools(), 40) if c.n == "64, 64" and "Gaussian" in c.law]
     means = [c for c in mean_cases(np.random.default_rng(1).beta(5, 2, 400), 60) if c.n == "64" and "real" in c.law]

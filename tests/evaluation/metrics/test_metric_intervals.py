@@ -124,6 +124,7 @@ def test_normalised_score_ends_and_middle() -> None:
     assert width(middle) == pytest.approx(0, abs=1e-12)  # perfectly paired: nothing left to vary
 
 
+@pytest.mark.slow
 def test_normalised_score_covers_the_truth() -> None:
     hits = 0
     for seed in range(150):

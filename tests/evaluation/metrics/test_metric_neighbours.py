@@ -48,6 +48,7 @@ def test_torch_fidelity_agrees_on_precision_and_recall() -> None:
     assert ours["recall"].value == pytest.approx(theirs["recall"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_expectations_for_equal_laws() -> None:
     """Density is 1 and coverage 1 - prod (n - i) / (2 n - i) in the mean, whatever the law (Naeem et al., 4.1).
 

@@ -26,7 +26,10 @@ from pipeline.contract.identity import sha256_file
 # 20 of each take minutes; docs/log.md has the record of such a run
 PARENT_KILLS = int(os.environ.get("CNLAB_PARENT_KILLS", "6"))
 WORKER_KILLS = int(os.environ.get("CNLAB_WORKER_KILLS", "2"))
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*port.*already in use:UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*port.*already in use:UserWarning"),
+]
 
 
 PAUSE = 1.5  # seconds between kills of workers: long enough for a new one to begin a block

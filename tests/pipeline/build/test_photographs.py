@@ -17,6 +17,8 @@ from PIL import Image, ImageFilter
 
 from pipeline.contract.files import read_json
 
+pytestmark = pytest.mark.slow
+
 CLEAN, EACH = 220, 12
 
 

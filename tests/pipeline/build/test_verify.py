@@ -53,6 +53,7 @@ DAMAGE = [truncate, zero, flip_bit, flip_footer, Path.unlink]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.slow
 def test_damage_is_named_and_only_it_is_built_again(damage, clean: Path, copy: Path) -> None:  # type: ignore[no-untyped-def]
     broken = ["train-00001.parquet", "eval-00000.parquet"]
     for name in broken:
@@ -69,6 +70,7 @@ def test_damage_is_named_and_only_it_is_built_again(damage, clean: Path, copy: P
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.slow
 def test_an_unfinished_build_trusts_nothing_that_changed(damage, clean: Path, copy: Path) -> None:  # type: ignore[no-untyped-def]
     (copy / "dataset.json").unlink()
     damage(copy / "train-00002.parquet")

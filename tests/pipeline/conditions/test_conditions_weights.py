@@ -161,6 +161,7 @@ def test_parameters_vary_and_building_one_loads_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_map_is_a_function_of_image_and_recorded_parameters(name: str, folders: dict[str, str], photo: Picture) -> None:
     condition, params = get_condition(name, weights=folders[name]), drawn(name)
     condition.prepare()
@@ -176,6 +177,7 @@ def test_map_is_a_function_of_image_and_recorded_parameters(name: str, folders: 
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_any_size(name: str, folders: dict[str, str], photo: Picture) -> None:
     condition = get_condition(name, weights=folders[name])
     for image in (photo[:37, :53], np.zeros((37, 53, 3), np.uint8)):

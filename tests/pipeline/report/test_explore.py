@@ -84,6 +84,7 @@ def keys(folder: Path) -> set[str]:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_it_says_what_a_build_with_other_thresholds_does(
     photos: Path, dataset: Path, tmp_path: Path, threshold: dict[str, float], capsys: pytest.CaptureFixture[str]
 ) -> None:

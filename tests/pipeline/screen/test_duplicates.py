@@ -157,6 +157,7 @@ def test_subsets_stay_nested_with_copies_in_the_source(photos: Path, tmp_path: P
     assert keys[1] == keys[0][:12]
 
 
+@pytest.mark.slow
 def test_adding_images_keeps_the_order_of_those_that_stay(photos: Path, tmp_path: Path) -> None:
     before = config(tmp_path, photos, name="before")
     build(before)

@@ -63,6 +63,7 @@ def test_judges_that_cannot_be_loaded_are_one_line(tmp_path: Path) -> None:
         Nsfw(str(classifier(tmp_path / "c", {0: "cat", 1: "dog"}))).prepare()
 
 
+@pytest.mark.slow
 def test_judges_screen_a_build(tmp_path: Path, clip_folder: Path) -> None:
     import pandas as pd
 

@@ -203,6 +203,7 @@ def test_sick_maps_are_named() -> None:
         assert error.value.reason == reason
 
 
+@pytest.mark.slow
 def test_given_maps_of_other_places_are_found_and_right_ones_pass() -> None:
     renders = [render(sample_scene(1, i), 128) for i in range(100)]
 

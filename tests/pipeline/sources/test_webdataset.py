@@ -194,6 +194,7 @@ def test_a_sparse_member_is_not_unpacked(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_many_members_stay_small_in_memory(tmp_path: Path) -> None:
     members = [member(f"{i:06d}.txt", b"") for i in range(60_000)]
     write_tar(tmp_path / "many.tar", [*members, *sample("fine", 3)], tarfile.USTAR_FORMAT)

@@ -24,6 +24,8 @@ from pipeline.faults import FAULTS
 from pipeline.screen.images import figures
 from pipeline.variants.damage import damage
 
+pytestmark = pytest.mark.slow
+
 PICTURES = ("near_duplicate", "greyscale", "blurred", "jpeg")
 MAPS = ("other_thresholds", "wrong_map", "shifted_map", "noisy_map", "erased_map")
 

@@ -148,6 +148,7 @@ def test_intervals_are_not_needlessly_wide() -> None:
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5])
 @pytest.mark.parametrize("given", [True, False])
+@pytest.mark.slow
 def test_false_alarms_on_flat_curves_are_rare(correlation: float, given: bool) -> None:
     rng = np.random.default_rng(15)
     alarms = 0

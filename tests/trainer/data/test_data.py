@@ -370,6 +370,7 @@ print(*sizes)
 """
 
 
+@pytest.mark.slow
 def test_private_memory_does_not_grow_with_the_number_of_maps(tmp_path: Path) -> None:
     """20,000 maps of 12 KB are 250 MB, none of them private to a rank."""
     ended = subprocess.run([sys.executable, "-c", GROWTH, str(tmp_path)], capture_output=True, text=True, check=True)

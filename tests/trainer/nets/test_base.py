@@ -73,6 +73,7 @@ def v2_folder(model_folder: Path, tmp_path: Path) -> Path:
     [("model_folder", "safetensors"), ("model_folder", "ckpt"), ("v2_folder", "safetensors"),
      ("xl_folder", "safetensors")],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_model_in_one_file_is_the_model_in_a_folder(
     kind: str, suffix: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

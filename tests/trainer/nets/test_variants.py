@@ -89,6 +89,7 @@ def test_light_nets_keep_the_size_of_a_signal() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.slow
 def test_every_variant_trains_saves_loads_and_draws(
     variant: str, model_folder: Path, dataset: Path, tmp_path: Path
 ) -> None:
@@ -246,6 +247,7 @@ def test_a_low_rank_update_is_merged_in_the_folder(prior: Prior, tmp_path: Path)
 
 
 @pytest.mark.parametrize("variant", ["vae", "lora"])
+@pytest.mark.slow
 def test_new_variants_resume_bit_equal_and_export(
     variant: str, model_folder: Path, dataset: Path, tmp_path: Path
 ) -> None:

@@ -175,6 +175,7 @@ def test_fit_resumes_bit_equal(tmp_path: Path) -> None:
     assert torch.equal(run(tmp_path / "cut"), whole)
 
 
+@pytest.mark.slow
 def test_two_processes_average_to_what_one_computes(tmp_path: Path) -> None:
     from prior_fit_driver import fit_line
 

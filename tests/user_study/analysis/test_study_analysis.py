@@ -202,6 +202,7 @@ def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.slow
 def test_command_line_from_make_to_analyse(world: World) -> None:
     config = world.config
     make = ("make", "--subjects", *config.subjects, "--dataset", config.dataset, "--results", config.results)
