@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.contract.errors import CnlabError
 from pipeline.sources.deep import Scale
 
-RULES = 4  # version of how sources of photographs are read; part of their datasets' identity
+RULES = 5  # version of how sources of photographs are read; part of their datasets' identity
 
 #: Names of the picture, best first.
 IMAGE_NAMES = (
@@ -17,8 +17,8 @@ IMAGE_NAMES = (
     "bytes",
 )  # fmt: skip
 #: Names of a picture's file in metadata, best first.
-FILE_NAMES = ("file_name", "filename", "file", "image_path", "img_path", "filepath", "file_path", "path")
-TEXT_NAMES = ("text", "caption", "prompt", "captions", "description", "txt", "sentence")
+FILE_NAMES = ("file_name", "filename", "file", "image_name", "image_path", "img_path", "filepath", "file_path", "path")
+TEXT_NAMES = ("text", "caption", "prompt", "captions", "description", "txt", "sentence", "comment", "tags")
 #: Names of a map of unsaid kind. It is offered as the condition `GENERIC`; ``source`` only beside a target.
 MAP_NAMES = (
     "conditioning_image", "condition_image", "condition", "conditioning", "control_image", "control", "hint",
@@ -150,9 +150,11 @@ def map_columns(names: Sequence[str], read: ReadConfig) -> dict[str, str]:
 
 
 def caption_in(row: Mapping[str, object], columns: Sequence[str], limit: int) -> str:
-    """The first of ``columns`` that says anything; of a list of captions the first that does."""
+    """The first of ``columns`` that says anything; of a list of captions the first that does, of one of tags all."""
     for name in columns:
         value = row.get(name)
+        if name.lower() == "tags" and isinstance(value, (list, tuple)):
+            value = ", ".join(str(tag) for tag in value)
         for text in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(text, str) and text.strip():
                 return text[:limit].strip()

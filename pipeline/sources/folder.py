@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
 from pipeline.sources.base import Raw, Rejected
+from pipeline.sources.caption_lists import captions_beside, is_caption_list, names_pictures, read_object
 from pipeline.sources.columns import (
     FILE_NAMES,
     GENERIC,
@@ -39,7 +40,7 @@ from pipeline.sources.files import (
     stem,
 )
 from pipeline.sources.hashes import content_hashes
-from pipeline.sources.metadata import Names, file_column, is_metadata, match_metadata
+from pipeline.sources.metadata import Names, file_column, is_table, match_metadata
 
 SIDECARS = (".txt", ".caption")
 MAPS = "maps"  # sub-folder of maps by condition: maps/depth/a/b.png belongs to a/b.jpg
@@ -64,7 +65,7 @@ class Folder:
         linked: list[str] = []  # folders that are not entered
         self._listed = sorted(_walk(self.root, "", self.read.follow_links, (os.path.realpath(self.root),), linked))
         pictures = [f for f in self._listed if is_image(f)]
-        tables = [f for f in self._listed if is_metadata(f)]
+        tables = self._tables(pictures)
         matched = match_metadata(self.root, tables, Names(self.root, pictures), len(pictures), self.read)
         self._rows = matched.rows
         folders = self._map_folders(pictures)
@@ -78,12 +79,23 @@ class Folder:
         if not self._files:
             raise CnlabError(f"no images ({', '.join(SUFFIXES)}) below {self.root}{_without(self._listed)}")
         self._sidecars = self._find_sidecars()
+        self._objects = self._find_objects()
         self.own_maps = tuple(sorted(self._maps))
         self.notes = (*matched.notes, *self._account(pictures, tables, taken, inside), *self._doubts())
         if linked:
             self.notes += (f"{len(linked)} linked folders are not entered, e.g. {linked[0]}; --follow-links does",)
 
     # which file belongs to which picture
+
+    def _tables(self, pictures: list[str]) -> list[str]:
+        """Metadata files, and lists of captions unless they are a picture's sidecar or hold something else."""
+        bare = {stem(file).casefold() for file in pictures}
+        return [
+            f
+            for f in self._listed
+            if is_table(f)
+            and not (is_caption_list(f) and (stem(f).casefold() in bare or not names_pictures(self.root / f)))
+        ]
 
     def _map_folders(self, pictures: list[str]) -> dict[str, str]:
         """``maps/NAME/``, folders that the user named, and folders of the usual names -> condition."""
@@ -156,6 +168,14 @@ class Folder:
                 sidecars[file] = text
         return sidecars
 
+    def _find_objects(self) -> dict[str, str]:
+        """Picture -> the JSON beside it, x.json or x.jpg.json, where those that are looked at hold captions."""
+        files = {stem(f).casefold(): f for f in self._listed if f.lower().endswith(".json") and not is_table(f)}
+        beside = {f: files.get(stem(f).casefold()) or files.get(f.casefold()) for f in self._files.values()}
+        objects = {picture: file for picture, file in beside.items() if file}
+        self._object_caption = captions_beside(self.root, list(objects.values()), self.read)
+        return objects if self._object_caption else {}
+
     def _account(self, pictures: list[str], tables: list[str], taken: set[str], inside: tuple[str, ...]) -> list[str]:
         """What became of every file that is no candidate."""
         notes = []
@@ -167,7 +187,13 @@ class Folder:
         orphans = [f for f in pictures if f.startswith(inside) and f not in taken]
         if orphans:
             notes.append(f"maps: {len(orphans)} belong to no image, e.g. {orphans[0]}")
-        used = {*pictures, *tables, *self._sidecars.values()}
+        if self._objects:
+            example = next(iter(self._objects.values()))
+            notes.append(
+                f"captions: {len(self._objects)} of {len(self._files)} images have a JSON beside them, e.g. {example}: "
+                f"{self._object_caption}"
+            )
+        used = {*pictures, *tables, *self._sidecars.values(), *self._objects.values()}
         texts = [f for f in self._listed if f.lower().endswith(SIDECARS) and f not in used]
         if texts:
             notes.append(f"captions: {len(texts)} files lie beside no image, e.g. {texts[0]}")
@@ -184,7 +210,8 @@ class Folder:
     def fingerprint(self) -> str:
         """Of names and contents, captions' text and maps."""
         others = {file for maps in self._maps.values() for file in maps.values()}
-        names = [*self._files.values(), *sorted(self._sidecars.values()), *sorted(others)]
+        texts = sorted({*self._sidecars.values(), *self._objects.values()})
+        names = [*self._files.values(), *texts, *sorted(others)]
         hashes = content_hashes([self.root / name for name in names])
         return fingerprint(
             {
@@ -199,13 +226,18 @@ class Folder:
         """One image, its captions and its maps. Raises `Rejected` with the reasons of `decode` and `fitted_map`."""
         name = self._files[key]
         image, width, height, facts = decode(self._read(name), self.image_size)
-        row = self._rows.get(name, {})
+        row = self._rows.get(name) or self._object(name)
         maps, params = {}, {}
         for kind in self.own_maps if self.selected is None else (k for k in self.own_maps if k in self.selected):
             if path := self._maps[kind].get(name):
                 data = self._read_map(kind, path)
                 maps[kind], params[kind] = fitted_map(kind, data, image, (width, height), self.read)
         return Raw(key, image, self._captions(name, row), width, height, maps, {**facts, **facts_in(row)}, params)
+
+    def _object(self, name: str) -> dict[str, Any]:
+        """What the JSON beside a picture says."""
+        file = self._objects.get(name)
+        return read_object(self._read(file)) if file else {}
 
     def _read(self, name: str) -> bytes:
         """The bytes of a regular file inside the folder."""
@@ -292,7 +324,7 @@ def _maps_beside(pictures: list[str]) -> dict[str, dict[str, str]]:
 
 def _without(files: list[str]) -> str:
     """``; not read: 3 .heic (unsupported), 1 without a suffix``; empty for none."""
-    counts = Counter(posixpath.splitext(f)[1].lower() for f in files if not is_image(f) and not is_metadata(f))
+    counts = Counter(posixpath.splitext(f)[1].lower() for f in files if not is_image(f))
     parts = [
         f"{n} {suffix or 'without a suffix'}{' (unsupported: convert to JPEG or PNG)' if suffix in UNSUPPORTED else ''}"
         for suffix, n in sorted(counts.items())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contract.errors import CnlabError, first_line
+from pipeline.sources.caption_lists import is_caption_list, rows_of_lines, rows_of_object
 from pipeline.sources.columns import FILE_NAMES, IMAGE_NAMES, ReadConfig, pick
 
 STEMS = ("metadata", "prompt", "prompts", "captions", "meta_cap", "meta_clean")
@@ -21,10 +22,10 @@ FORMS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 SEPARATORS = ",;\t|"
 
 
-def is_metadata(name: str) -> bool:
-    """``metadata.jsonl``, ``prompt.json``, ``captions.csv`` ... in any folder and case."""
+def is_table(name: str) -> bool:
+    """``metadata.jsonl``, ``prompt.json``, ``captions.csv``, a list of `is_caption_list` ... in any folder and case."""
     base, suffix = posixpath.splitext(posixpath.basename(name).lower())
-    return base in STEMS and suffix in FORMS
+    return (base in STEMS and suffix in FORMS) or is_caption_list(name)
 
 
 @dataclass
@@ -38,8 +39,9 @@ class Matched:
 def read_rows(path: Path, read: ReadConfig) -> list[dict[str, Any]]:
     """Rows of one metadata file. Raises CnlabError that names the line at fault.
 
-    JSON lines; a JSON list of objects; a JSON object of file name -> caption or object (kohya's meta_cap.json); CSV
-    with comma, semicolon, tab or bar; Parquet. UTF-8 with or without a mark, or UTF-16 with one.
+    JSON lines; a JSON list of objects; a JSON object of file name -> caption or object (kohya's meta_cap.json), or one
+    of `rows_of_object`; CSV with comma, semicolon, tab or bar; `rows_of_lines`; Parquet. UTF-8 with or without a mark,
+    or UTF-16 with one.
     """
     try:
         if path.suffix.lower() == ".parquet":
@@ -51,14 +53,14 @@ def read_rows(path: Path, read: ReadConfig) -> list[dict[str, Any]]:
         text = data.decode("utf-16" if wide else "utf-8-sig")
         if path.suffix.lower() in (".jsonl", ".json"):
             return _json_rows(path, text)
-        return _csv_rows(path, text)
+        return rows_of_lines(text) or _csv_rows(path, text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise CnlabError(
             f"{path}, line {line}: {data[max(0, error.start - 10) : error.start + 10]!r} is not UTF-8; save the file "
             "as UTF-8 (in Excel: CSV UTF-8)"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CnlabError(
             f"{path} cannot be read as {path.suffix[1:]} ({first_line(error)}); mend or remove it"
         ) from error
@@ -69,6 +71,8 @@ def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:
         whole = json.loads(text)
     except ValueError:
         whole = [_json_line(path, n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if isinstance(whole, dict) and (listed := rows_of_object(path, whole)) is not None:
+        return listed
     if isinstance(whole, dict) and pick(list(whole), (*FILE_NAMES, *IMAGE_NAMES)):
         whole = [whole]  # a file of one line
     if isinstance(whole, dict):
@@ -99,9 +103,14 @@ def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
             if len(cells) != len(names):
                 raise CnlabError(
                     f"{path}, line {reader.line_num}: {len(cells)} fields where the header has {len(names)} "
-                    f"({separator.join(cells)[:80]!r}); put a text that holds {separator!r} in double quotes"
+                    f"({separator.join(cells)[:80]!r}); "
+                    + (
+                        f"put a text that holds {separator!r} in double quotes"
+                        if len(cells) > len(names)
+                        else "add the missing ones, or take the line out"
+                    )
                 )
-            rows.append(dict(zip(names, cells, strict=True)))
+            rows.append(dict(zip(names, (cell.strip() for cell in cells), strict=True)))
     except csv.Error as error:
         raise CnlabError(f"{path}, line {reader.line_num}: {error}; mend that line") from error
     return rows
@@ -131,6 +140,7 @@ class Names:
         self._exact = {_form(name): name for name in files}
         self._case = _unique((name.casefold(), file) for name, file in self._exact.items())
         self._bare = _unique((posixpath.splitext(name)[0].casefold(), file) for name, file in self._exact.items())
+        self._base = _unique((posixpath.basename(name).casefold(), file) for name, file in self._exact.items())
 
     def find(self, name: Any, below: str) -> str | None:
         """The file that ``name`` means in metadata of the folder ``below`` (relative to the root); None for none."""
@@ -148,6 +158,10 @@ class Names:
                     return table[key]
         return None
 
+    def find_anywhere(self, name: Any) -> str | None:
+        """The one file of that name, whatever folder it lies in."""
+        return self._base.get(_form(posixpath.basename(name)).casefold()) if isinstance(name, str) else None
+
 
 def _form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
@@ -162,31 +176,46 @@ def _unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 def match_metadata(root: Path, tables: Iterable[str], names: Names, images: int, read: ReadConfig) -> Matched:
     """Rows of all metadata files below ``root`` by the file they belong to; a later file never unseats an earlier one.
 
-    Raises CnlabError when a file names no picture at all that is there.
+    Raises CnlabError when a file names no picture at all that is there; of the lists of public sets, which come for
+    every split, when none does.
     """
-    out = Matched()
+    out, refusals = Matched(), []
     for table in tables:
         rows, below = read_rows(root / table, read), posixpath.dirname(table)
         if not rows:
             out.notes.append(f"{table} has no rows")
             continue
         column = file_column(rows, read, str(root / table))
-        lost, twice, hits = [], 0, 0
-        for row in rows:
-            file = names.find(row.get(column), below)
-            if file is None:
-                lost.append(str(row.get(column)))
-            elif file in out.rows:
-                twice += 1
-            else:
-                out.rows[file] = {**row, "": below}
-                hits += 1
-        if not hits and not twice:
-            raise CnlabError(
-                f"{root / table}: 0 of {images} images matched, e.g. {lost[0]!r}; its column {column!r} must hold "
-                "paths relative to it (name another with --image-column, or move the file away)"
-            )
+        named = [(names.find(row.get(column), below), row) for row in rows]
+        if is_caption_list(table) and not any(file for file, _ in named):
+            named = [(names.find_anywhere(row.get(column)), row) for row in rows]
+        hits = _take(out, named, below)
+        lost = [str(row.get(column)) for file, row in named if file is None]
+        if len(lost) == len(rows):
+            message = f"{root / table}: 0 of {images} images matched, e.g. {lost[0]!r}"
+            if not is_caption_list(table):
+                raise CnlabError(
+                    f"{message}; its column {column!r} must hold paths relative to it (name another with "
+                    "--image-column, or move the file away)"
+                )
+            refusals.append(message)
+            out.notes.append(f"{table}: 0 of {images} images matched, e.g. {lost[0]!r}")
+            continue
         note = f"{table}: {hits} of {images} images matched"
         note += f"; {len(lost)} rows name no picture that is there, e.g. {lost[0]!r}" if lost else ""
-        out.notes.append(note + (f"; {twice} rows repeat a picture and are left out" if twice else ""))
+        twice = len(rows) - len(lost) - hits
+        note += f"; {twice} rows repeat a picture and are left out" if twice else ""
+        several = sum(len(row["text"]) > 1 for file, row in named if file and isinstance(row.get("text"), list))
+        out.notes.append(note + (f"; the first of several captions is taken of {several}" if several else ""))
+    if refusals and not out.rows:
+        raise CnlabError(f"{refusals[0]}; bring the pictures that it names, or move the file away")
     return out
+
+
+def _take(out: Matched, named: Iterable[tuple[str | None, dict[str, Any]]], below: str) -> int:
+    """Remember the rows of pictures that have none yet; returns their number."""
+    before = len(out.rows)
+    for file, row in named:
+        if file is not None:
+            out.rows.setdefault(file, {**row, "": below})
+    return len(out.rows) - before
