@@ -173,7 +173,7 @@ def test_a_block_is_made_again_unless_it_is_as_the_ledger_says(tmp_path: Path) -
         (["--source", "folder:nowhere"], "not a directory"),
         (["--condition", "sketchy"], "unknown condition"),
         (["--seed", "770001"], "kept for the prior"),
-        (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers"),
+        pytest.param(["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers", marks=pytest.mark.slow),
     ],
 )
 def test_command_line_says_one_clear_line(options: list[str], said: str, tmp_path: Path) -> None:

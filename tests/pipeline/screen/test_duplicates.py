@@ -34,6 +34,7 @@ def resized(image: np.ndarray, side: int) -> np.ndarray:
     return np.array(small.resize(image.shape[1::-1], Image.Resampling.LANCZOS))
 
 
+@pytest.mark.slow
 def test_planted_copies_are_found_and_different_pictures_are_not() -> None:
     photos = clean_photos(200, 256)
     index = Index(RADIUS)

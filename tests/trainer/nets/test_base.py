@@ -215,6 +215,7 @@ def test_a_hub_model_is_its_commit(hub: tuple[str, str]) -> None:
         load_prior("own/absent", CPU)
 
 
+@pytest.mark.slow
 def test_runs_train_on_it_name_it_and_are_evaluated_on_it(
     hub: tuple[str, str], dataset: Path, tmp_path: Path, other_vae: AutoencoderKL
 ) -> None:

@@ -110,6 +110,7 @@ def test_every_variant_trains_saves_loads_and_draws(
     assert not np.array_equal(drawn, plain)
 
 
+@pytest.mark.slow
 def test_an_unlocked_decoder_is_trained_saved_and_drawn_with(model_folder: Path, dataset: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         dataset=dataset, model=str(model_folder), out=tmp_path, name="run", unlock_decoder=True, steps=2, batch=2,
@@ -139,6 +140,7 @@ def test_an_unlocked_decoder_is_trained_saved_and_drawn_with(model_folder: Path,
     assert torch.equal(one.controlnet_mid_block.weight, two.controlnet_mid_block.weight)
 
 
+@pytest.mark.slow
 def test_sdxl_trains_validates_and_draws(xl_folder: Path, dataset: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         dataset=dataset, model=str(xl_folder), out=tmp_path, name="run", steps=2, batch=2, lr=1e-2, validate_every=2,
