@@ -29,12 +29,16 @@ def draw_lines(
         places = sorted(rows[x].unique())
         at = {v: float(scale(float(v))) if scale else float(i) for i, v in enumerate(places)}
         lines, points = sorted(rows[line].unique(), key=str), []
+        gap = min(np.diff(sorted(at.values())), default=1.0)
+        step = gap * min(0.12, 0.6 / len(lines))
+        there = {v: [name for name in lines if (rows.loc[rows[x] == v, line] == name).any()] for v in places}
         for k, name in enumerate(lines):
             own = rows[rows[line] == name]
-            shift = 0.06 * (k - (len(lines) - 1) / 2)
-            values = {v: own.loc[own[x] == v, "value"].to_numpy(float) for v in places if (own[x] == v).any()}
+            values = {v: own.loc[own[x] == v, "value"].to_numpy(float) for v in places if name in there[v]}
             points += [float(value) for group in values.values() for value in group]
-            _line(ax, [at[v] + shift for v in values], list(values.values()), k, str(name) or "none")
+            # those of one place stand side by side around it
+            across = [at[v] + step * (there[v].index(name) - (len(there[v]) - 1) / 2) for v in values]
+            _line(ax, across, list(values.values()), k, str(name) or "none")
         room = ROOM * (np.ptp(points) or 1.0)
         ax.set_ylim(min(points) - room, max(points) + room)
         ax.set_xticks(
