@@ -51,9 +51,12 @@ def lite0_extractor(device: str = "cpu") -> Extractor:
 
     def run(images: Tensor) -> Tensor:
         pixels = np.stack([resize(image, INPUT) for image in images.permute(0, 2, 3, 1).numpy()])
-        inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
-        parts = inputs.split(IN_CACHE) if inputs.device.type == "cpu" else (inputs,)
-        return torch.cat([model()(part) for part in parts]).float().cpu()
+        # always as many at once: a picture's features do not depend on which others are asked for with it
+        at_once = IN_CACHE if device == "cpu" else len(pixels)
+        rows = np.minimum(np.arange(len(pixels) + -len(pixels) % at_once), len(pixels) - 1)
+        inputs = torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2).to(device)
+        features = torch.cat([model()(part) for part in inputs.split(at_once)])
+        return features[: len(pixels)].float().cpu()
 
     return Extractor(f"lite0-{WEIGHTS_SHA256[:12]}-pil-bicubic-{INPUT}", ("fd_lite0", "kid_lite0"), 1280, run)
 

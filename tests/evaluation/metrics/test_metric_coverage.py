@@ -42,6 +42,7 @@ def test_a_few_cells() -> None:
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(3600)  # a quarter of an hour on a quiet core
 def test_the_whole_table() -> None:
     scores = np.random.default_rng(1).beta(5, 2, 400)
     cells = outside([*mean_cases(scores, 1000), *set_cases(pools(), 200), *seed_cases(1000)])
