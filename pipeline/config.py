@@ -13,7 +13,7 @@ from pipeline.captions import GIVEN_CAPTIONS
 from pipeline.contract.dataset import FORMAT
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.models import weights_identity
-from pipeline.contract.names import RENDERED, dataset_name
+from pipeline.contract.names import RENDERED, check_name, dataset_name
 from pipeline.contract.options import check_finite
 from pipeline.contract.schema import VARIANT_COLUMNS, shard_schema
 from pipeline.contract.sizes import parse_size
@@ -72,7 +72,8 @@ class DatasetConfig(Settings):
 
     @property
     def folder(self) -> Path:
-        """Where the dataset goes."""
+        """Where the dataset goes. Raises CnlabError for a name that is no folder there."""
+        check_name(self.name)
         return self.out / (self.name or dataset_name(self.source, self.condition, self.size, self.seed))
 
     def explicit(self) -> DatasetConfig:

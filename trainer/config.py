@@ -10,7 +10,7 @@ from tyro import conf
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.identity import fingerprint
-from pipeline.contract.names import last_part, plain_name
+from pipeline.contract.names import check_name, last_part, plain_name
 from pipeline.contract.options import check_finite, check_least
 from pipeline.contract.sizes import format_size, parse_size
 from trainer.nets.base import PLAIN, BaseOptions
@@ -218,6 +218,8 @@ class TrainConfig:
         preset = self.preset or ("tabletop" if self.model == "tabletop" else "sd")
         if preset not in PRESETS:
             raise CnlabError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+        if self.lora_rank is not None and self.variant != "lora":
+            raise CnlabError(f"--lora-rank is of --variant lora; leave it out with --variant {self.variant}")
         row = PRESETS[preset]
         rate = row.lr * (UNLOCKED if self.unlock_decoder else 1)
         options = {f.name: getattr(self, f.name) for f in fields(Training) if hasattr(self, f.name)}
@@ -287,6 +289,7 @@ class Training:
             raise CnlabError(f"--init starts a copy of the encoder; a {self.variant} net has none")
         if self.captions == "random" and "text_cache" in self.engine:
             raise CnlabError("--engine text_cache holds one caption a sample; leave it out with --captions random")
+        check_name(self.name)
         if not self.dataset.is_dir():
             raise CnlabError(f"dataset {self.dataset} does not exist; run make dataset first")
         _check_groups(self)

@@ -19,7 +19,7 @@ from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder, remove, write_json
 from pipeline.contract.identity import code_version
 from pipeline.contract.options import differing
-from trainer.config import IDENTITY, OPERATIONAL, TrainConfig, Training, training_from
+from trainer.config import TrainConfig, Training
 from trainer.convergence.detect import convergence_of
 from trainer.data.batches import Batches, Draw, load_batches
 from trainer.data.cache import cache_folder, prune
@@ -39,6 +39,7 @@ from trainer.run_folder import (
     SIGNED,
     SUMMARY,
     checkpoints,
+    damaged_config,
     is_finished,
     log_lines,
     read_config,
@@ -46,6 +47,7 @@ from trainer.run_folder import (
 )
 from trainer.setup import Models, build_models, set_speed
 from trainer.state.checkpoint import latest_checkpoint, read_state
+from trainer.state.extend import extended, open_record
 from trainer.watch.recorder import Recorder
 from trainer.watch.watcher import Watcher
 
@@ -88,49 +90,23 @@ class Setup:
 def resolve(config: TrainConfig) -> tuple[Training, Triplets]:
     """Options as the run will take them, and its dataset; raises CnlabError for what cannot work."""
     if config.extend is not None:
-        training = _extended(config)
+        training = extended(config)
         triplets = Triplets(training.dataset)
     else:
         triplets = Triplets(config.dataset)
         training = config.resolved(triplets.condition)
-    if training.flip and not flip_safe(triplets.condition) and triplets.condition not in config.data.flip_safe:
+    safe = config.extend is not None or flip_safe(triplets.condition) or triplets.condition in config.data.flip_safe
+    if training.flip and not safe:
         raise CnlabError(
             f"--flip: mirrored, a {triplets.condition} map is not, or not known to be, the map of the mirrored image; "
             f"leave --flip out, or add --flip-safe {triplets.condition} where it is"
         )
     if training.init:
-        check_init(training.init, training.model, training.base, training.unlock_decoder)
+        check_init(training.init, training.model, training.base, training.unlock_decoder, training.variant)
     if training.captions != FIRST:
         rows = subset_order(triplets, "train", training.order_seed, training.subset)
         captions_of(triplets, "train", np.sort(rows), training.captions, anywhere=True)
     return training, triplets
-
-
-def _extended(config: TrainConfig) -> Training:
-    """The recorded options of the run that ``--extend`` names, with more steps. Raises CnlabError."""
-    assert config.extend is not None
-    folder, usual = config.extend, TrainConfig()
-    record = read_config(folder)
-    if not record:
-        raise CnlabError(f"--extend {folder}: there is no run in that folder")
-    _refuse_older(folder, record)
-    training = training_from(record["config"])
-    if config.steps is None or config.steps <= training.steps:
-        raise CnlabError(f"--extend {folder}: it has {training.steps} steps; give more with --steps N")
-    if training.optimizer.schedule != "constant":
-        raise CnlabError(
-            f"--extend {folder}: its rate decays to the end of its {training.steps} steps "
-            f"({training.optimizer.schedule} schedule), so a longer run is another one; train it anew"
-        )
-    operational: dict[str, Any] = {
-        name: getattr(config, name) for name in OPERATIONAL if getattr(config, name) not in (None, getattr(usual, name))
-    }
-    dataset = config.dataset if config.dataset != usual.dataset else training.dataset
-    base = options_of(record["model"])  # a hub model at the commit that the run has
-    recorded = replace(training, out=folder.parent, name=folder.name, dataset=dataset, base=base)
-    training = replace(recorded, steps=config.steps, **operational)
-    training.check()
-    return training
 
 
 def run_training(config: TrainConfig | Training) -> Path:
@@ -207,23 +183,12 @@ def _fits(folder: Path, work: str, advice: str) -> Iterator[None]:
         raise CnlabError(f"{folder}: out of memory {work}; {advice}") from error
 
 
-def _refuse_older(folder: Path, record: dict[str, Any]) -> None:
-    version = record.get("identity", {}).get("version", 1)
-    if version != IDENTITY:
-        raise CnlabError(
-            f"{folder} was trained by an earlier controlnet-lab (identity {version}, now {IDENTITY}: its latents and "
-            "held-out losses are computed otherwise since), so it cannot be continued; it can be evaluated and "
-            "exported as it is, or trained anew under another --name"
-        )
-
-
 def _claim(setup: Setup, extends: bool) -> bool:
     """True when the run is complete; refuses another run's folder and names what differs; marks a new one."""
     folder, identity, training = setup.folder, setup.identity, setup.training
-    record = read_config(folder)
+    record = open_record(folder)
     options = training.as_dict()
     if record:
-        _refuse_older(folder, record)
         names = differing(record.get("identity", {}), identity)
         if names and not (extends and names == ["steps"]):
             hint = f"; to go on with it: --extend {folder} --steps {training.steps}" if names == ["steps"] else ""
@@ -243,7 +208,7 @@ def _claim(setup: Setup, extends: bool) -> bool:
         remove(folder / SUMMARY)
     else:
         if checkpoints(folder):
-            raise CnlabError(f"{folder} holds checkpoints of an unknown run; choose another NAME or delete that folder")
+            raise damaged_config(folder, "it is not there, beside checkpoints")
         setup.triplets.verify()
         history = []
     header = setup.triplets.header
@@ -283,13 +248,16 @@ def _fit(setup: Setup) -> tuple[Models, Items]:
     ranks.wait()
     newest = newest if ranks.first else latest_checkpoint(root)
     start = models.trained.restore(newest) if newest else 0
+    if ranks.first and not newest and log_lines(setup.folder):
+        print(f"note: {setup.folder} has no checkpoint; it is trained from the beginning", flush=True)
     recorder = Recorder(setup.folder, start, training.steps, training.batch) if ranks.first else None
     # closed before a failure may remove the folder: TensorBoard writes from a thread of its own
     with contextlib.closing(recorder) if recorder else contextlib.nullcontext():
         watcher = Watcher(training, setup.triplets, models, held_out, recorder) if recorder else None
         hooks = _hooks(setup, models, recorder, watcher)
-        if start == 0:
-            hooks.validate(0)
+        lost = recorder is not None and recorder.validation.empty  # of a run whose table was deleted
+        if ranks.broadcast(start == 0 or lost, device):
+            hooks.validate(start)
         elif watcher and watcher.verdict(start):  # killed between the last checkpoint and the summary
             start = training.steps
         if not ranks.broadcast(start >= training.steps, device):

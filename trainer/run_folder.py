@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.contract.errors import CnlabError
+from pipeline.contract.errors import CnlabError, first_line
 from pipeline.contract.files import read_json
 from trainer.nets.base import BaseOptions, options_of
 
@@ -92,7 +92,20 @@ def open_run(folder: Path) -> Run:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a run, whole; empty where there is none. Damage raises CnlabError."""
-    return _object(folder / CONFIG)
+    try:
+        return _object(folder / CONFIG)
+    except CnlabError as error:
+        raise damaged_config(folder, "it is not a JSON object") from error
+
+
+def damaged_config(folder: Path, why: str) -> CnlabError:
+    """What to say of a run whose ``config.json`` cannot be used: without it nobody knows what was trained."""
+    saved = list(checkpoints(folder).values())
+    rescue = f"; what it trained is safe: cnlab-train export --run {saved[-1]} --out FOLDER" if saved else ""
+    return CnlabError(
+        f"{folder / CONFIG} is damaged ({why}), so the run cannot be continued; put a copy of it back, choose another "
+        f"--name, or delete {folder}{rescue}"
+    )
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -106,8 +119,12 @@ def read_convergence(folder: Path) -> dict[str, Any]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run is complete: its summary is written last."""
-    return (folder / SUMMARY).is_file()
+    """Whether the run is complete: its summary, written last, can be read, and the checkpoint in it is there."""
+    try:
+        checkpoint = str(read_summary(folder).get("checkpoint", ""))
+    except CnlabError:
+        return False
+    return bool(checkpoint) and (folder / checkpoint).is_dir()
 
 
 def flat_options(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,11 +155,19 @@ def read_log(folder: Path) -> pd.DataFrame:
 
 
 def read_validation(folder: Path) -> pd.DataFrame:
-    """``validation.parquet`` (`COLUMNS`); empty before the first validation."""
+    """``validation.parquet`` (`COLUMNS`); empty before the first validation. Damage raises CnlabError."""
     import pandas as pd
 
     path = folder / VALIDATION
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+    if not path.exists():
+        return pd.DataFrame(columns=list(COLUMNS))
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise CnlabError(
+            f"{path} is damaged ({first_line(error)}); put a copy of it back, or delete it: the run then goes on, "
+            "without the validations up to its newest checkpoint"
+        ) from error
 
 
 def feeds_signed(control: str | Path, condition: str) -> bool:

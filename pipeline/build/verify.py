@@ -72,7 +72,9 @@ def verify(config: VerifyConfig) -> None:
         return
     verdict = f"{len(damaged)} of {count} files are missing or damaged: {', '.join(damaged) or 'the header'}"
     if not config.repair:
-        raise CnlabError(f"{config.folder}: {verdict}; repair with cnlab-dataset verify --repair")
+        raise CnlabError(
+            f"{config.folder}: {verdict}; repair with cnlab-dataset verify --folder {config.folder} --repair"
+        )
     print(f"{config.folder}: {verdict}; building them again")
     repair(config.folder, damaged, config.source)
     print(f"{config.folder}: repaired, all sums as before")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset  # read_table would import it at its first call, when everything waits for the card
 import pyarrow.parquet as pq
 
-from pipeline.contract.errors import CnlabError
+from pipeline.contract.errors import CnlabError, first_line
 from pipeline.contract.files import read_json
 from pipeline.contract.identity import fingerprint, sha256_file
 
@@ -53,15 +53,23 @@ class Triplets:
             raise CnlabError(f"{folder} is not a finished dataset (no {HEADER}); run make dataset first")
         self.folder = folder
         self.header: dict[str, Any] = read_json(folder / HEADER)
-        self.fingerprint: str = self.header["fingerprint"]
-        self.condition: str = self.header["conditions"][0]
+        try:
+            self.fingerprint: str = self.header["fingerprint"]
+            self.condition: str = self.header["conditions"][0]
+        except (KeyError, TypeError, IndexError) as error:
+            raise CnlabError(
+                f"{folder / HEADER} is damaged (it lacks {first_line(error)}); put a copy of it back, or delete it and "
+                "build the dataset again with the options that it was built with"
+            ) from error
 
     def verify(self) -> None:
         """Compare every shard with its sha256 in the header; raises CnlabError naming the first damaged one."""
         for shard in self.header["shards"]:
             path = self.folder / shard["file"]
             if not path.is_file() or sha256_file(path) != shard["sha256"]:
-                raise CnlabError(f"{path} is missing or damaged; repair with cnlab-dataset verify --repair")
+                raise CnlabError(
+                    f"{path} is missing or damaged; repair with cnlab-dataset verify --folder {self.folder} --repair"
+                )
 
     def table(self, split: str, columns: list[str], count: int | None = None) -> pa.Table:
         """The first ``count`` rows of ``split`` (all by default), in rank order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -32,7 +33,9 @@ def run_cli(main: Callable[[], None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.status) from None
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        way_out = "; free some space there and run the same command again" if full else ""
+        print(f"error: {error.strerror or error}: {error.filename or ''}{way_out}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,11 @@ def atomic(path: Path) -> Iterator[Path]:
         if error.filename is None:  # libraries do not always say which file
             error.filename = str(path)
         raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors', which is no OSError
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     finally:
         remove(temporary)
 
@@ -87,7 +93,10 @@ def read_json(path: Path) -> Any:
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold ``folder`` for this process; a second one gets a FolderInUseError at once."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise CnlabError(f"{folder} is a file where a folder is to be; choose another name, or move it away") from error
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)

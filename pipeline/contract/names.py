@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.contract.errors import run_cli
+from pipeline.contract.errors import CnlabError, run_cli
 from pipeline.contract.sizes import format_size, parse_size
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
@@ -32,6 +32,13 @@ def plain_name(text: str) -> str:
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
         name = f"{name[:MOST].strip('-.') or 'unnamed'}-{digest}"
     return name or "unnamed"
+
+
+def check_name(name: str) -> None:
+    """Raise CnlabError for a ``--name`` that is no folder below ``--out``; "" is one that is left open."""
+    path = Path(name)
+    if name and (path.is_absolute() or not path.parts or ".." in path.parts):
+        raise CnlabError(f"--name {name} must be the name of a folder below --out; give another place with --out")
 
 
 def last_part(where: str) -> str:

@@ -347,6 +347,7 @@ def test_learning_rate_of_an_unlocked_decoder_is_a_fifth(config: TrainConfig) ->
         ({"variant": "lite", "init": "x"}, "starts a copy of the encoder"),
         ({"prompt_drop": 2.0}, "must lie in"),
         ({"steps": 0}, "--steps must be at least 1"),
+        ({"lora_rank": 4}, "--lora-rank is of --variant lora"),
     ],
 )
 def test_bad_options_get_one_line(config: TrainConfig, options: dict[str, object], said: str) -> None:

@@ -122,7 +122,7 @@ class RowCache:
 
     def _fill(self, needed: NDArray[np.int64], compute: Compute, ranks: Ranks) -> None:
         size = int(np.prod(self.shape))
-        rows = np.memmap(self._file, np.float16, "r+", shape=(self.total, size))
+        rows = np.memmap(self._file, np.float16, "r", shape=(self.total, size))
         todo = _missing(needed, {first: present for first, (present, _) in self._chunks()[0].items()})
         own = dict(list(todo.items())[ranks.rank :: ranks.world])
         ranks.wait()  # all have read the list before one writes
@@ -133,12 +133,22 @@ class RowCache:
                 if not np.isfinite(values).all():
                     raise CnlabError(f"{self.label}: rows {numbers[0]} to {numbers[-1]} hold values float16 cannot")
                 with FileLock(self.path.with_name(self.path.name + ".list.lock")):
-                    rows[numbers] = values
-                    rows.flush()
+                    self._put(numbers, values)
                     chunks = self._chunks()[0]
                     present = np.union1d(chunks[first][0], numbers) if first in chunks else numbers
                     self._write({**chunks, first: (present, _digest(rows[present]))})
                 bar.update()
+
+    def _put(self, numbers: NDArray[np.int64], values: NDArray[np.float16]) -> None:
+        """Write rows through the file: into a map of it a full disk would kill the process."""
+        done = 0
+        with self._file.open("r+b") as out:
+            for first, end in _spans(numbers):
+                out.seek(first * values[0].nbytes)
+                out.write(values[done : done + end - first].tobytes())
+                done += end - first
+            out.flush()
+            os.fsync(out.fileno())
 
     def _stamp(self) -> list[int]:
         stat = self._file.stat()

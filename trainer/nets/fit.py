@@ -10,8 +10,10 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from pipeline.contract.errors import CnlabError, first_line
+from pipeline.contract.hub import NAMES
 from trainer.nets.base import PLAIN, BaseOptions, model_folder
 from trainer.nets.control import decoder_parameters
+from trainer.run_folder import checkpoints
 
 #: Fields that decide the shapes or the meaning of what passes between the two networks.
 SHARED = (
@@ -20,9 +22,13 @@ SHARED = (
     "norm_num_groups", "addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim",
     "class_embed_type", "num_class_embeds", "flip_sin_to_cos", "freq_shift",
 )  # fmt: skip
+#: Class of a net -> variants that can start from it, so that a run's recorded variant is what it trains.
+STARTS = {"ControlNetModel": ("controlnet", "gaussian", "only_mid", "vae", "lora"), "ControlNetVae": ("vae", "lora")}
 
 
-def check_init(init: str, model: str, options: BaseOptions = PLAIN, unlocked: bool = True) -> None:
+def check_init(
+    init: str, model: str, options: BaseOptions = PLAIN, unlocked: bool = True, variant: str = "controlnet"
+) -> None:
     """Raise CnlabError, naming the first field that differs, unless the ControlNet ``init`` fits ``model``'s UNet.
 
     What a configuration leaves out has its class's default; a number stands for a list of equal ones. A net that was
@@ -32,6 +38,7 @@ def check_init(init: str, model: str, options: BaseOptions = PLAIN, unlocked: bo
         raise CnlabError(
             f"--init {init} is a file; bring it into a folder first: cnlab-train import --file {init} --out FOLDER"
         )
+    _check_place(init)
     try:
         control = ControlNetModel.load_config(init)
     except (OSError, ValueError) as error:
@@ -51,9 +58,28 @@ def check_init(init: str, model: str, options: BaseOptions = PLAIN, unlocked: bo
     if trained.is_dir():
         theirs = UNet2DConditionModel.load_config(trained)
         _compare(init, model, (theirs, UNet2DConditionModel), (unet, UNet2DConditionModel), SHARED)
-    light = control.get("_class_name") == "ControlNetLite"
-    fields = SHARED[:3] if light else SHARED
-    _compare(init, model, (control, ControlNetModel), (unet, UNet2DConditionModel), fields)
+    kind = str(control.get("_class_name", "")) or "nothing that says its class"
+    if kind not in STARTS:
+        raise CnlabError(f"--init {init} holds {kind}; start from the folder of a ControlNet")
+    if variant not in STARTS[kind]:
+        raise CnlabError(
+            f"--init {init} holds a {kind}, from which --variant {' or '.join(STARTS[kind])} can start, not {variant}"
+        )
+    own = control["copy"] if kind == "ControlNetVae" else control
+    _compare(init, model, (own, ControlNetModel), (unet, UNet2DConditionModel), SHARED)
+
+
+def _check_place(init: str) -> None:
+    """Raise CnlabError where a path is that of a run, or of nothing; what may be a hub's name is left to the hub."""
+    path = Path(init)
+    if path.is_dir() and checkpoints(path):
+        newest = list(checkpoints(path).values())[-1]
+        raise CnlabError(f"--init {init} is a run; start from one of its checkpoints, such as --init {newest}")
+    if path.exists() or NAMES["model"].fullmatch(init):
+        return
+    others = [str(place) for place in checkpoints(path.parents[1]).values()] if len(path.parents) > 1 else []
+    there = f"; there are {', '.join(others)}" if others else ""
+    raise CnlabError(f"--init {init}: there is no such folder, and it is no hub name{there}")
 
 
 def _compare(init: str, model: str, control: tuple[Any, Any], unet: tuple[Any, Any], names: tuple[str, ...]) -> None:

@@ -35,6 +35,12 @@ class ControlNetVae(ControlNetModel):  # type: ignore[misc]  # diffusers counts 
         self.scaling_factor = vae.config.scaling_factor
         self.freeze_encoder()
 
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **more: Any) -> Any:
+        """Of a folder's configuration: the copy's fields stand there once more by themselves, for the pipelines."""
+        own = {k: v for k, v in config_dict.items() if k in ("copy", "autoencoder") or k.startswith("_")}
+        return super().extract_init_dict(own, **more)
+
     def freeze_encoder(self) -> None:
         """Keep the autoencoder as it is."""
         for part in (self.encoder, self.quant_conv):

@@ -73,9 +73,12 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """``state.json`` of a checkpoint."""
-    state: dict[str, Any] = read_json(folder / STATE)
-    return state
+    """``state.json`` of a checkpoint; a damaged one raises CnlabError naming its folder."""
+    try:
+        state = read_json(folder / STATE)
+        return {**state, "step": int(state["step"]), "scaler": dict(state["scaler"])}
+    except (CnlabError, KeyError, TypeError, ValueError) as error:
+        raise CnlabError(f"{folder / STATE} is damaged; delete {folder} to fall back to the one before") from error
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -88,4 +91,4 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CnlabError(f"{path} is damaged ({error}); delete its folder to fall back to the one before") from error
+        raise CnlabError(f"{path} is damaged ({error}); delete {path.parent} to fall back to the one before") from error

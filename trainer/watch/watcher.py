@@ -67,8 +67,8 @@ class Watcher:
         table = self.recorder.validation
         now = convergence_of(table)
         write_json(self.training.folder / CONVERGENCE, now.as_dict())
-        patience = self.training.watch.early_stop
-        return bool(patience) and stops_early(step, patience, now, convergence_of(table[table["step"] < step]))
+        patience, before = self.training.watch.early_stop, table[table["step"] < step]
+        return bool(patience and len(before)) and stops_early(step, patience, now, convergence_of(before))
 
 
 def stops_early(step: int, patience: int, now: Convergence, before: Convergence) -> bool:

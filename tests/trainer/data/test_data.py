@@ -376,3 +376,26 @@ def test_private_memory_does_not_grow_with_the_number_of_maps(tmp_path: Path) ->
     ended = subprocess.run([sys.executable, "-c", GROWTH, str(tmp_path)], capture_output=True, text=True, check=True)
     few, many = map(int, ended.stdout.split())
     assert many < 1.1 * few
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from pipeline.contract.errors import run_cli
+from trainer.data.cache import RowCache
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+cache = RowCache(Path(sys.argv[1]) / "latents", (1000,), 20, "latents")
+compute = lambda numbers: np.ones((len(numbers), 1000))
+cache.rows(np.arange(2), compute)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+run_cli(lambda: cache.rows(np.arange(20), compute))
+"""
+
+
+def test_a_full_disk_while_encoding_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    """Written through a memory map, a full disk would end the process by SIGBUS, without a word."""
+    ended = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "error: File too large" in ended.stderr
+    assert RowCache(tmp_path / "latents", (1000,), 20, "latents").ready == 2

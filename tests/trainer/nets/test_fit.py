@@ -11,6 +11,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from pipeline.contract.errors import CnlabError
 from trainer.config import TrainConfig
 from trainer.data.items import flip_safe
+from trainer.nets.control import build_control
 from trainer.nets.fit import check_init
 from trainer.nets.models import load_prior
 from trainer.run import run_training
@@ -58,3 +59,40 @@ def test_nine_channels_end_in_one_line(model_folder: Path, tmp_path: Path) -> No
 def test_maps_of_unknown_name_are_not_mirrored(name: str) -> None:
     assert not flip_safe(name)
     assert flip_safe("canny")
+
+
+def test_a_run_and_a_path_to_nothing_are_told_from_controlnets(model_folder: Path, tmp_path: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(model_folder, subfolder="unet")
+    saved = tmp_path / "run" / "checkpoints" / "step-0000004"
+    ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 8, 8)).save_pretrained(saved)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(CnlabError, match=f"is a run; start from one of its checkpoints, such as --init {saved}"):
+        check_init(str(tmp_path / "run"), str(model_folder))
+    with pytest.raises(CnlabError, match=f"no such folder, and it is no hub name; there are {saved}"):
+        check_init(str(saved.with_name("step-0000002")), str(model_folder))
+    with pytest.raises(CnlabError, match="UNet2DConditionModel; start from the folder of a ControlNet"):
+        check_init(f"{model_folder}/unet", str(model_folder))
+
+
+@pytest.mark.parametrize(
+    ("made", "variant", "said"),
+    [
+        ("vae", "controlnet", "--variant vae or lora can start, not controlnet"),
+        ("vae", "vae", ""),
+        ("vae", "lora", ""),
+        ("controlnet", "vae", ""),
+        ("lite", "controlnet", "holds ControlNetLite"),
+    ],
+)
+def test_a_run_is_named_by_what_it_trains(
+    made: str, variant: str, said: str, model_folder: Path, tmp_path: Path
+) -> None:
+    prior = load_prior(str(model_folder), torch.device("cpu"))
+    build_control(prior.unet, (8, 8, 8, 8), 0, variant=made, vae=prior.vae).save_pretrained(tmp_path)
+    if said:
+        with pytest.raises(CnlabError, match=said):
+            check_init(str(tmp_path), str(model_folder), variant=variant)
+        return
+    check_init(str(tmp_path), str(model_folder), variant=variant)
+    start = build_control(prior.unet, (8, 8, 8, 8), 0, variant=variant, init=str(tmp_path), vae=prior.vae)
+    assert any(parameter.requires_grad for parameter in start.parameters())

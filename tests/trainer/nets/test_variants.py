@@ -255,7 +255,8 @@ def test_new_variants_resume_bit_equal_and_export(
 ) -> None:
     config = TrainConfig(
         dataset=dataset, model=str(model_folder), out=tmp_path, name="whole", variant=variant, steps=4, batch=2,  # type: ignore[arg-type]
-        lr=1e-2, validate_every=4, save_every=2, device="cpu", watch=QUICK, hint=HintOptions(HINT), lora_rank=4,
+        lr=1e-2, validate_every=4, save_every=2, device="cpu", watch=QUICK, hint=HintOptions(HINT),
+        lora_rank=4 if variant == "lora" else None,
         optimizer=OptimizerOptions(schedule="constant", ema=0.5),
     )  # fmt: skip
     whole = run_training(config)
