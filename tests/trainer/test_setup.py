@@ -14,7 +14,8 @@ from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json, write_json
 from trainer.config import PRESETS, HintOptions, TrainConfig, Training, Watch
-from trainer.nets.models import load_prior
+from trainer.nets.control import build_control
+from trainer.nets.models import load_pipeline, load_prior
 from trainer.setup import build_models, build_optimizer, set_speed
 from trainer.watch.samples import Sampler, decode
 from trainer.watch.watcher import annotator_weights
@@ -109,3 +110,19 @@ def test_fidelity_uses_the_weights_that_the_maps_were_made_with(dataset: Path, t
     assert annotator_weights(Triplets(tmp_path)) == str(own)
     own.write_bytes(b"other weights")
     assert annotator_weights(Triplets(tmp_path)) == ""
+
+
+def test_sdxl_pictures_get_no_watermark(xl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers paints one into every picture where invisible-watermark is installed, which our measures would read."""
+    from diffusers.pipelines.controlnet import pipeline_controlnet_sd_xl as with_net
+    from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl as plain
+
+    for module in (with_net, plain):
+        monkeypatch.setattr(module, "is_invisible_watermark_available", lambda: True)
+        monkeypatch.setattr(module, "StableDiffusionXLWatermarker", object, raising=False)
+    prior = load_prior(str(xl_folder), CPU)
+    control = build_control(prior.unet, (8, 8, 8, 8), 0)
+    control.save_pretrained(tmp_path)
+    pipes = [prior.pipeline(control)]
+    pipes += [load_pipeline(str(xl_folder), checkpoint, torch.float32) for checkpoint in (None, tmp_path)]
+    assert [pipe.watermark for pipe in pipes] == [None, None, None]

@@ -72,12 +72,12 @@ def latest_checkpoint(root: Path) -> Path | None:
     return finished[-1] if finished else None
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """``state.json`` of a checkpoint; a damaged one raises CnlabError naming its folder."""
+def read_state(folder: Path, *names: str) -> dict[str, Any]:
+    """``state.json`` of a checkpoint, with ``step`` and ``names``; a damaged one raises CnlabError naming its folder."""
     try:
-        state = read_json(folder / STATE)
-        return {**state, "step": int(state["step"]), "scaler": dict(state["scaler"])}
-    except (CnlabError, KeyError, TypeError, ValueError) as error:
+        state: dict[str, Any] = read_json(folder / STATE)
+        return state | {name: state[name] for name in ("step", *names)}
+    except (CnlabError, KeyError, TypeError) as error:
         raise CnlabError(f"{folder / STATE} is damaged; delete {folder} to fall back to the one before") from error
 
 

@@ -78,7 +78,7 @@ class Trained:
 
     def restore(self, folder: Path) -> int:
         """Load a checkpoint into all of this; returns its step. A damaged file raises CnlabError naming it."""
-        state = read_state(folder)
+        state = read_state(folder, "scaler")
         self.control.load_state_dict(load_tensors(folder / WEIGHTS))
         if self.unlocked is not None:
             self.unlocked.load_state_dict(load_tensors(folder / "unet" / WEIGHTS))

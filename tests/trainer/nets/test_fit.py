@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,13 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from pipeline.contract.errors import CnlabError
-from trainer.config import TrainConfig
+from pipeline.contract.files import read_json, write_json
+from trainer.config import DataOptions, TrainConfig
 from trainer.data.items import flip_safe
 from trainer.nets.control import build_control
 from trainer.nets.fit import check_init
 from trainer.nets.models import load_prior
-from trainer.run import run_training
+from trainer.run import resolve, run_training
 
 
 @pytest.mark.parametrize(
@@ -46,8 +49,6 @@ def test_a_file_is_brought_into_a_folder_first(model_folder: Path, tmp_path: Pat
 
 
 def test_nine_channels_end_in_one_line(model_folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     folder = Path(shutil.copytree(model_folder, tmp_path / "inpainting"))
     config = dict(UNet2DConditionModel.load_config(folder, subfolder="unet"))
     UNet2DConditionModel.from_config({**config, "in_channels": 9}).save_pretrained(folder / "unet")
@@ -96,3 +97,15 @@ def test_a_run_is_named_by_what_it_trains(
     check_init(str(tmp_path), str(model_folder), variant=variant)
     start = build_control(prior.unet, (8, 8, 8, 8), 0, variant=variant, init=str(tmp_path), vae=prior.vae)
     assert any(parameter.requires_grad for parameter in start.parameters())
+
+
+def test_given_maps_are_mirrored_only_where_that_is_said_to_be_right(
+    model_folder: Path, dataset: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(dataset, tmp_path / "data", ignore=shutil.ignore_patterns(".cache")))
+    header = read_json(data / "dataset.json")
+    write_json(data / "dataset.json", {**header, "conditions": ["scratches"]})
+    config = TrainConfig(dataset=data, model=str(model_folder), flip=True)
+    with pytest.raises(CnlabError, match="leave --flip out, or add --flip-safe scratches"):
+        resolve(config)
+    assert resolve(replace(config, data=DataOptions(flip_safe=("scratches",))))[0].flip
