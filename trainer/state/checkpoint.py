@@ -73,7 +73,7 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 
 def read_state(folder: Path, *names: str) -> dict[str, Any]:
-    """``state.json`` of a checkpoint, with ``step`` and ``names``; a damaged one raises CnlabError naming its folder."""
+    """``state.json`` of a checkpoint, with ``step`` and ``names``; a damaged one raises CnlabError with its folder."""
     try:
         state: dict[str, Any] = read_json(folder / STATE)
         return state | {name: state[name] for name in ("step", *names)}
