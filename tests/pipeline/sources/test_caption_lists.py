@@ -100,6 +100,17 @@ def test_flickr(tmp_path: Path, file: str, head: str, line: str) -> None:
     )
 
 
+def test_captions_with_commas_and_the_line_of_flickr30k_that_lacks_a_bar(tmp_path: Path) -> None:
+    put(tmp_path / "Images", *NAMES)
+    write(tmp_path / "captions.txt", "image,caption\n" + "".join(f"{name},A dog , a cat .\n" for name in NAMES))
+    assert {k: v["metadata"] for k, v in captions(tmp_path).items()} == dict.fromkeys(NAMES, "A dog , a cat .")
+    (tmp_path / "captions.txt").unlink()
+    head = "image_name| comment_number| comment\n"
+    lines = "".join(f"{name}| 0| A dog | a cat .\n" for name in NAMES)
+    write(tmp_path / "results.csv", f"{head}{lines}{NAMES[0]}| 4   A dog runs .\n")
+    assert {k: v["metadata"] for k, v in captions(tmp_path).items()} == dict.fromkeys(NAMES, "A dog | a cat .")
+
+
 def test_files_of_such_names_that_hold_something_else_stay_what_they_were(tmp_path: Path) -> None:
     put(tmp_path, "captions.jpg", "a.jpg")
     write(tmp_path / "captions.txt", "image,caption of a list")  # the sidecar of captions.jpg
