@@ -100,10 +100,9 @@ def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            if is_caption_list(
-                path.name
-            ):  # their captions stand last and unquoted, and a line of Flickr30k lacks a bar
-                cells = [*cells[: len(names) - 1], separator.join(cells[len(names) - 1 :])]
+            last = len(names) - 1
+            if is_caption_list(path.name):  # captions stand last and unquoted, and a line of Flickr30k lacks a bar
+                cells = [*cells[:last], *[""] * (last - len(cells)), separator.join(cells[last:])]
             elif len(cells) != len(names):
                 raise CnlabError(
                     f"{path}, line {reader.line_num}: {len(cells)} fields where the header has {len(names)} "

@@ -107,7 +107,7 @@ def test_captions_with_commas_and_the_line_of_flickr30k_that_lacks_a_bar(tmp_pat
     (tmp_path / "captions.txt").unlink()
     head = "image_name| comment_number| comment\n"
     lines = "".join(f"{name}| 0| A dog | a cat .\n" for name in NAMES)
-    write(tmp_path / "results.csv", f"{head}{lines}{NAMES[0]}| 4   A dog runs .\n")
+    write(tmp_path / "results.csv", f"{head}{lines}{NAMES[0]}| 4   A dog runs .\n{NAMES[1]}\n")
     assert {k: v["metadata"] for k, v in captions(tmp_path).items()} == dict.fromkeys(NAMES, "A dog | a cat .")
 
 
