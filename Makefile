@@ -100,7 +100,7 @@ prior: $(READY) ## train the shipped tabletop models from nothing (hours; PROCES
 test: $(READY) ## the test suite
 	$(PYTEST) -m "not proof"
 
-test-fast: $(READY) ## the quick half of it, a minute and a half
+test-fast: $(READY) ## the quick half of it, two minutes
 	$(PYTEST) -m "not proof and not slow"
 
 proofs: $(READY) ## what proves at length: kills, simulations, memory, coverage
