@@ -106,7 +106,8 @@ class EvalConfig:
     recipe: RecipeOptions = field(default_factory=RecipeOptions)
     judges: Annotated[JudgeOptions, tyro.conf.arg(name="")] = field(default_factory=JudgeOptions)
     workers: int = 0
-    """Local processes that paint, one thread each; 0: two on a CPU of two cores, else one. Bits stay."""
+    """Local processes that paint, one thread each; 0: two on a CPU of two cores or more, else one.
+    Pictures do not depend on it."""
     scheduler: str = ""
     """A running Dask scheduler whose workers paint, tcp://HOST:PORT; they must see the same folders."""
     device: str = "auto"

@@ -5,20 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 
 
-@contextmanager
-def process_pool(count: int) -> Iterator[ProcessPoolExecutor]:
+def process_pool(count: int) -> ProcessPoolExecutor:
     """A pool of ``count`` fresh processes.
 
     Those of concurrent.futures wait for ever when their parent is killed, and keep the memory of a card with them.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent) as pool:
-        yield pool
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
 
 
 def _end_with_parent() -> None:

@@ -6,10 +6,11 @@ taken, and the build says so.
 
 from __future__ import annotations
 
+import itertools
 import json
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,14 @@ def is_caption_list(name: str) -> bool:
 
 
 def names_pictures(path: Path) -> bool:
-    """Whether the first line of a list that is no JSON is one, for others have files of such names too."""
+    """Whether a list that is no JSON is one by its first line, for others have files of such names too."""
+    if path.suffix.lower() == ".json":
+        return True
     with path.open("rb") as file:
         line = read_text(file.read(4096)).partition("\n")[0].strip()
     cells = {cell.strip().strip('"').lower() for cell in re.split(r"[,;\t|]", line)}
     headed = cells & {*FILE_NAMES, *IMAGE_NAMES} and cells & set(TEXT_NAMES)
-    return path.suffix.lower() == ".json" or TOKEN.fullmatch(line) is not None or bool(headed)
+    return TOKEN.fullmatch(line) is not None or bool(headed)
 
 
 def rows_of_object(path: Path, whole: Mapping[str, Any]) -> list[dict[str, Any]] | None:
@@ -73,27 +76,27 @@ def rows_of_object(path: Path, whole: Mapping[str, Any]) -> list[dict[str, Any]]
 
 def rows_of_lines(text: str) -> list[dict[str, Any]] | None:
     """Rows of Flickr's ``picture.jpg#0<TAB>caption``; None for any other text."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    hits = [TOKEN.fullmatch(line) for line in lines]
-    if not lines or not all(hits):
-        return None
-    return [{"file_name": hit[1], "text": hit[2].strip()} for hit in hits if hit]
+    rows = []
+    for line in filter(None, map(str.strip, text.split("\n"))):
+        if (hit := TOKEN.fullmatch(line)) is None:
+            return None
+        rows.append({"file_name": hit[1], "text": hit[2].strip()})
+    return rows or None
 
 
 def read_object(data: bytes) -> dict[str, Any]:
     """The JSON object beside a picture; empty for what is none."""
     try:
-        whole = json.loads(data.decode("utf-8-sig"))
+        whole = json.loads(data)
     except (ValueError, RecursionError):
         return {}
     return whole if isinstance(whole, dict) else {}
 
 
-def captions_beside(root: Path, files: Sequence[str], read: ReadConfig) -> str:
-    """What the JSON files beside the pictures are called that holds captions; "" where none of the first 20 has one."""
-    for file in files[:SOME]:
-        names = list(read_object((root / file).read_bytes()))
-        own = (read.caption_column,) if read.caption_column in names else ()
-        if columns := own or (() if read.caption_column else caption_columns(names)):
-            return columns[0]
+def captions_beside(objects: Iterable[Mapping[str, Any]], read: ReadConfig) -> str:
+    """What the captions are called in the JSON beside pictures; "" where the first 20 have none."""
+    for names in map(list, itertools.islice(objects, SOME)):
+        columns = (read.caption_column,) if read.caption_column else caption_columns(names)
+        if column := next((column for column in columns if column in names), ""):
+            return column
     return ""

@@ -78,7 +78,7 @@ class Folder:
         self._files = {printable_key(f): f for f in pictures if f not in taken and not f.startswith(inside)}
         if not self._files:
             raise CnlabError(f"no images ({', '.join(SUFFIXES)}) below {self.root}{_without(self._listed)}")
-        self._sidecars = self._find_sidecars()
+        self._sidecars = self._beside(*SIDECARS)
         self._objects = self._find_objects()
         self.own_maps = tuple(sorted(self._maps))
         self.notes = (*matched.notes, *self._account(pictures, tables, taken, inside), *self._doubts())
@@ -153,27 +153,21 @@ class Folder:
                     maps.setdefault(name, {})[picture] = file if file is not None else str(value).replace("\\", "/")
         return maps
 
-    def _find_sidecars(self) -> dict[str, str]:
-        """Picture -> its caption file: x.txt, x.TXT, x.caption, x.jpg.txt."""
-        texts = {
+    def _beside(self, *suffixes: str) -> dict[str, str]:
+        """Picture -> the file beside it, the first suffix first and in any case: x.txt, x.TXT, x.jpg.txt."""
+        files = {
             f[: -len(suffix)].casefold(): f
-            for suffix in reversed(SIDECARS)
+            for suffix in reversed(suffixes)
             for f in self._listed
             if f.lower().endswith(suffix)
         }
-        sidecars = {}
-        for file in self._files.values():
-            text = texts.get(stem(file).casefold()) or texts.get(file.casefold())
-            if text:
-                sidecars[file] = text
-        return sidecars
+        beside = {f: files.get(stem(f).casefold()) or files.get(f.casefold()) for f in self._files.values()}
+        return {picture: file for picture, file in beside.items() if file}
 
     def _find_objects(self) -> dict[str, str]:
-        """Picture -> the JSON beside it, x.json or x.jpg.json, where those that are looked at hold captions."""
-        files = {stem(f).casefold(): f for f in self._listed if f.lower().endswith(".json") and not is_table(f)}
-        beside = {f: files.get(stem(f).casefold()) or files.get(f.casefold()) for f in self._files.values()}
-        objects = {picture: file for picture, file in beside.items() if file}
-        self._object_caption = captions_beside(self.root, list(objects.values()), self.read)
+        """Picture -> the JSON beside it, where those that are looked at hold captions."""
+        objects = {picture: file for picture, file in self._beside(".json").items() if not is_table(file)}
+        self._object_caption = captions_beside(map(self._read_object, objects.values()), self.read)
         return objects if self._object_caption else {}
 
     def _account(self, pictures: list[str], tables: list[str], taken: set[str], inside: tuple[str, ...]) -> list[str]:
@@ -226,7 +220,7 @@ class Folder:
         """One image, its captions and its maps. Raises `Rejected` with the reasons of `decode` and `fitted_map`."""
         name = self._files[key]
         image, width, height, facts = decode(self._read(name), self.image_size)
-        row = self._rows.get(name) or self._object(name)
+        row = self._rows.get(name) or (self._read_object(self._objects[name]) if name in self._objects else {})
         maps, params = {}, {}
         for kind in self.own_maps if self.selected is None else (k for k in self.own_maps if k in self.selected):
             if path := self._maps[kind].get(name):
@@ -234,10 +228,12 @@ class Folder:
                 maps[kind], params[kind] = fitted_map(kind, data, image, (width, height), self.read)
         return Raw(key, image, self._captions(name, row), width, height, maps, {**facts, **facts_in(row)}, params)
 
-    def _object(self, name: str) -> dict[str, Any]:
-        """What the JSON beside a picture says."""
-        file = self._objects.get(name)
-        return read_object(self._read(file)) if file else {}
+    def _read_object(self, file: str) -> dict[str, Any]:
+        """What a JSON beside a picture says; nothing where it cannot be read."""
+        try:
+            return read_object(self._read(file))
+        except Rejected:
+            return {}
 
     def _read(self, name: str) -> bytes:
         """The bytes of a regular file inside the folder."""

@@ -94,14 +94,14 @@ def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
     head = text.lstrip("\ufeff").partition("\n")[0]
     separator = "\t" if path.suffix.lower() == ".tsv" else max(SEPARATORS, key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    listed = is_caption_list(path.name)  # captions stand last and unquoted, and a line of Flickr30k lacks a bar
     try:
         names = [name.strip() for name in next(reader, [])]
-        rows = []
+        last, rows = len(names) - 1, []
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            last = len(names) - 1
-            if is_caption_list(path.name):  # captions stand last and unquoted, and a line of Flickr30k lacks a bar
+            if listed:
                 cells = [*cells[:last], *[""] * (last - len(cells)), separator.join(cells[last:])]
             elif len(cells) != len(names):
                 raise CnlabError(
@@ -184,25 +184,25 @@ def match_metadata(root: Path, tables: Iterable[str], names: Names, images: int,
     """
     out, refusals = Matched(), []
     for table in tables:
-        rows, below = read_rows(root / table, read), posixpath.dirname(table)
+        rows, below, listed = read_rows(root / table, read), posixpath.dirname(table), is_caption_list(table)
         if not rows:
             out.notes.append(f"{table} has no rows")
             continue
         column = file_column(rows, read, str(root / table))
         named = [(names.find(row.get(column), below), row) for row in rows]
-        if is_caption_list(table) and not any(file for file, _ in named):
+        if listed and not any(file for file, _ in named):
             named = [(names.find_anywhere(row.get(column)), row) for row in rows]
         hits = _take(out, named, below)
         lost = [str(row.get(column)) for file, row in named if file is None]
         if len(lost) == len(rows):
-            message = f"{root / table}: 0 of {images} images matched, e.g. {lost[0]!r}"
-            if not is_caption_list(table):
+            nothing = f"{table}: 0 of {images} images matched, e.g. {lost[0]!r}"
+            if not listed:
                 raise CnlabError(
-                    f"{message}; its column {column!r} must hold paths relative to it (name another with "
+                    f"{root}/{nothing}; its column {column!r} must hold paths relative to it (name another with "
                     "--image-column, or move the file away)"
                 )
-            refusals.append(message)
-            out.notes.append(f"{table}: 0 of {images} images matched, e.g. {lost[0]!r}")
+            refusals.append(nothing)
+            out.notes.append(nothing)
             continue
         note = f"{table}: {hits} of {images} images matched"
         note += f"; {len(lost)} rows name no picture that is there, e.g. {lost[0]!r}" if lost else ""
@@ -211,7 +211,7 @@ def match_metadata(root: Path, tables: Iterable[str], names: Names, images: int,
         several = sum(len(row["text"]) > 1 for file, row in named if file and isinstance(row.get("text"), list))
         out.notes.append(note + (f"; the first of several captions is taken of {several}" if several else ""))
     if refusals and not out.rows:
-        raise CnlabError(f"{refusals[0]}; bring the pictures that it names, or move the file away")
+        raise CnlabError(f"{root}/{refusals[0]}; bring the pictures that it names, or move the file away")
     return out
 
 
