@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 import torch
 from safetensors import SafetensorError
+from small_runs import small_run
 
 from pipeline.contract.errors import CnlabError, run_cli
 from pipeline.contract.files import atomic, read_json
-from trainer.config import HintOptions, OptimizerOptions, TrainConfig, WatchOptions
+from trainer.config import TrainConfig
 from trainer.convergence.verdict import VerdictConfig, verdict
 from trainer.exchange.export import ExportConfig, export
 from trainer.run import run_training
@@ -47,11 +48,7 @@ run_cli(lambda: save(2, 100_000))
 
 @pytest.fixture
 def config(model_folder: Path, dataset: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        dataset=dataset, model=str(model_folder), out=tmp_path, name="run", steps=4, batch=2, lr=1e-3, save_every=2,
-        validate_every=2, device="cpu", hint=HintOptions((8, 8, 8, 8)), optimizer=OptimizerOptions(warmup=2),
-        watch=WatchOptions(loss_samples=4, fidelity_samples=0, log_every=1),
-    )  # fmt: skip
+    return small_run(model_folder, dataset, tmp_path, steps=4)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

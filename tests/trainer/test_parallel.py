@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_runs import small_run
 
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import read_json
-from trainer.config import HintOptions, OptimizerOptions, TrainConfig, WatchOptions
+from trainer.config import TrainConfig
 from trainer.parallel import Ranks, launched
 from trainer.run import run_training
 from trainer.state.checkpoint import list_checkpoints, load_tensors
@@ -29,11 +30,9 @@ FLAGS = [
 
 @pytest.fixture
 def config(model_folder: Path, dataset: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        dataset=dataset, model=str(model_folder), out=tmp_path, name="one", steps=8, batch=4, lr=1e-4, save_every=3,
-        validate_every=4, device="cpu", hint=HintOptions((8, 8, 8, 8)), optimizer=OptimizerOptions(warmup=2),
-        watch=WatchOptions(log_every=1, loss_samples=4, fidelity_samples=0),
-    )  # fmt: skip
+    return small_run(
+        model_folder, dataset, tmp_path, name="one", steps=8, batch=4, lr=1e-4, save_every=3, validate_every=4
+    )
 
 
 def curve(folder: Path) -> np.ndarray:

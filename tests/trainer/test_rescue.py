@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_runs import small_run
 
 from pipeline.contract.dataset import Triplets
 from pipeline.contract.errors import CnlabError
@@ -34,11 +35,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "v084dc56"
 
 @pytest.fixture
 def config(model_folder: Path, dataset: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        dataset=dataset, model=str(model_folder), out=tmp_path, name="run", steps=6, batch=4, lr=1e-3, save_every=2,
-        validate_every=3, device="cpu", hint=HintOptions((8, 8, 8, 8)), optimizer=OptimizerOptions(warmup=2),
-        watch=WatchOptions(loss_samples=4, fidelity_samples=0, log_every=1),
-    )  # fmt: skip
+    return small_run(model_folder, dataset, tmp_path, steps=6, batch=4, validate_every=3)
 
 
 def losses(folder: Path) -> list[float]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import small_run
 
 from pipeline.contract.errors import CnlabError
 from trainer.config import (
     BaseOptions,
     DataOptions,
-    HintOptions,
     OptimizerOptions,
     Save,
     TrainConfig,
@@ -26,11 +26,7 @@ from trainer.state.extend import extended
 
 @pytest.fixture
 def config(model_folder: Path, dataset: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        dataset=dataset, model=str(model_folder), out=tmp_path, name="run", steps=2, batch=2, lr=1e-3, save_every=2,
-        validate_every=2, device="cpu", hint=HintOptions((8, 8, 8, 8)), optimizer=OptimizerOptions(warmup=2),
-        watch=WatchOptions(loss_samples=4, fidelity_samples=0, log_every=1),
-    )  # fmt: skip
+    return small_run(model_folder, dataset, tmp_path, steps=2)
 
 
 @pytest.mark.parametrize(
