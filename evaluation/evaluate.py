@@ -20,7 +20,7 @@ from evaluation.metrics.normalised import normalised_score
 from evaluation.metrics.sets import copied_share, geometry_estimates, set_estimates, set_names
 from evaluation.results import append_rows, read_results
 from evaluation.samples import EvalSet, Indices
-from evaluation.sampling import Recipe, make_recipe, one_thread, workers
+from evaluation.sampling import Recipe, make_recipe, workers
 from evaluation.scores import FLOOR, NORMALISED, Judges, PictureSet, ScoreStore, higher_is_better
 from evaluation.subjects import Subject
 from evaluation.targets import Folder, Target, arm_facts, resolve
@@ -125,8 +125,7 @@ def _autoencoder(work: Evaluation) -> PictureSet:
 
     def read(indices: Indices, group: int) -> Pictures:
         painter = load_painter(target.model, (), plain, work.device)
-        with one_thread(work.device):
-            return painter.autoencode(samples.images(indices))
+        return painter.autoencode(samples.images(indices))
 
     identity = {"autoencoder": target.model_label, "dtype": plain.dtype}
     facts = arm_facts(target, "autoencoder")

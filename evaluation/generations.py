@@ -86,7 +86,7 @@ def paint_block(order: Order, group: int, block: int) -> int:
     samples, size = order.eval_set(), order.recipe.block
     own = np.arange(block * size, min((block + 1) * size, len(samples)))
     painter = load_painter(order.model, order.controls, order.recipe, order.device)
-    from evaluation.sampling import one_thread  # torch, which readers do without
+    from evaluation.threads import one_thread  # torch, which readers do without
 
     with one_thread(order.device):
         pictures = painter(_prompts(order, own), _maps(order, own), _seeds(samples, own, group), samples.size)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evaluation.threads import side_by_side
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.pictures import Pictures, to_uint8
 from pipeline.contract.processes import process_pool
@@ -172,18 +173,21 @@ class Painter:
         ).images
         return to_uint8(images[:count], "generation")
 
-    @torch.inference_mode()
     def autoencode(self, images: Pictures) -> Pictures:
-        """(N, S, S, 3) uint8 through the autoencoder and back, a block at a time: the best its decoder could do."""
-        parts, block = [], self.recipe.block
-        for start in range(0, len(images), block):
-            own = images[start : start + block]
-            rows = np.minimum(np.arange(block), len(own) - 1)
-            pixels = (torch.from_numpy(own[rows]).permute(0, 3, 1, 2) / 127.5 - 1).to(self.pipe.device, self.dtype)
-            latents = self.pipe.vae.encode(pixels).latent_dist.mode()
-            decoded = self.pipe.vae.decode(latents).sample.float() / 2 + 0.5
-            parts.append(to_uint8(decoded.permute(0, 2, 3, 1).cpu().numpy()[: len(own)], "autoencoder"))
-        return np.concatenate(parts)
+        """(N, S, S, 3) uint8 through the autoencoder and back: the best its decoder could do.
+
+        A block at a time, on a CPU as many side by side as there are cores.
+        """
+        block = self.recipe.block
+        parts = [images[start : start + block] for start in range(0, len(images), block)]
+        return np.concatenate(side_by_side(self._autoencode_block, parts, self.pipe.device.type))
+
+    def _autoencode_block(self, images: Pictures) -> Pictures:
+        rows = np.minimum(np.arange(self.recipe.block), len(images) - 1)
+        pixels = (torch.from_numpy(images[rows]).permute(0, 3, 1, 2) / 127.5 - 1).to(self.pipe.device, self.dtype)
+        latents = self.pipe.vae.encode(pixels).latent_dist.mode()
+        decoded = self.pipe.vae.decode(latents).sample.float() / 2 + 0.5
+        return to_uint8(decoded.permute(0, 2, 3, 1).cpu().numpy()[: len(images)], "autoencoder")
 
 
 class _OnceEncoded(nn.Module):
@@ -226,20 +230,6 @@ def _noise(seeds: list[int], channels: int, side: int) -> Tensor:
     """(B, channels, side, side) float32; each picture has its own generator on the CPU, whatever block and device."""
     draws = [torch.randn((channels, side, side), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(draws)
-
-
-@contextlib.contextmanager
-def one_thread(device: str) -> Iterator[None]:
-    """On a CPU one thread a process: a picture's bits then do not depend on how many there are."""
-    import torch
-
-    before = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -151,9 +151,17 @@ class ScoreStore:
             todo = np.array(
                 [i for i in pictures.indices if (pictures.samples.keys[i], group) not in complete], dtype=np.intp
             )
+            path, features = self._features(pictures, group)
+            both = len(todo) and np.array_equal(todo, pictures.indices[len(features) :])
+            parts = [features]
             for own in pictures.samples.parts(PART, todo) if len(todo) else ():
-                values = measure(pictures, own, group, self.judges, annotators)
+                images = pictures.read(own, group)
+                values = measure(pictures, images, own, self.judges, annotators)
                 new.append(_rows(pictures, own, group, values, metrics))
+                if both:  # the pictures are at hand: decoding or painting them again costs more
+                    parts.append(extract(images, self.judges.extractor))
+            if both:
+                _write_features(path, parts)
         if new:
             columns = ["key", "gen_seed", "metric", "metric_version"]
             there = pd.concat([there, *new] if len(there) else new, ignore_index=True)
@@ -175,23 +183,25 @@ class ScoreStore:
 
     def features(self, pictures: PictureSet, group: int) -> Features:
         """(N, D) float32, kept by pictures and network; those that are missing are computed and added."""
-        extractor = self.judges.extractor
-        prefix = np.array_equal(pictures.indices, np.arange(len(pictures.indices)))
-        keys = None if prefix else pictures.keys
-        folder = self.features_folder / extractor.name
-        path = folder / features_file(fingerprint(pictures.identity), pictures.samples.fingerprint, group, keys)
-        if not (folder / DISTANCES).is_file():
-            write_json(folder / DISTANCES, list(extractor.distance))
-        there = _read_features(path, extractor.width)
+        path, there = self._features(pictures, group)
         missing = pictures.indices[len(there) :]
         if not len(missing):
             return there[: len(pictures.indices)]
-        parts = [there]
-        parts += [extract(pictures.read(own, group), extractor) for own in pictures.samples.parts(PART, missing)]
-        features = np.concatenate(parts)
-        with atomic(path) as temporary, temporary.open("wb") as handle:
-            np.save(handle, features, allow_pickle=False)
-        return features
+        parts = pictures.samples.parts(PART, missing)
+        return _write_features(
+            path, [there, *(extract(pictures.read(own, group), self.judges.extractor) for own in parts)]
+        )
+
+    def _features(self, pictures: PictureSet, group: int) -> tuple[Path, Features]:
+        """Where the features of a set and group are kept, and those that are there."""
+        extractor = self.judges.extractor
+        prefix = np.array_equal(pictures.indices, np.arange(len(pictures.indices)))
+        folder = self.features_folder / extractor.name
+        if not (folder / DISTANCES).is_file():
+            write_json(folder / DISTANCES, list(extractor.distance))
+        keys = None if prefix else pictures.keys
+        path = folder / features_file(fingerprint(pictures.identity), pictures.samples.fingerprint, group, keys)
+        return path, _read_features(path, extractor.width)
 
     def _metrics(self, pictures: PictureSet, annotators: dict[str, Condition]) -> dict[str, str]:
         """Metric -> version, of what is measured picture by picture."""
@@ -213,10 +223,10 @@ class ScoreStore:
 
 
 def measure(
-    pictures: PictureSet, own: Indices, group: int, judges: Judges, annotators: dict[str, Condition]
+    pictures: PictureSet, images: Pictures, own: Indices, judges: Judges, annotators: dict[str, Condition]
 ) -> dict[str, NDArray[np.float64]]:
-    """Metric -> (B,) for the samples ``own``."""
-    samples, images = pictures.samples, pictures.read(own, group)
+    """Metric -> (B,) for ``images`` (B, S, S, 3) uint8 of the samples ``own``."""
+    samples = pictures.samples
     scores = {"clip_score": clip_scores(judges.clip.images(images), judges.clip.texts([samples.texts[i] for i in own]))}
     for condition, annotator in annotators.items():
         maps, params = samples.maps(condition, own)
@@ -277,6 +287,14 @@ def read_features(results: Path, names: Sequence[str]) -> Iterator[tuple[tuple[s
         if all((folder / name).is_file() for name in names):
             frechet, kernel = read_json(folder / DISTANCES)
             yield (frechet, kernel), [np.load(folder / name, allow_pickle=False) for name in names]
+
+
+def _write_features(path: Path, parts: list[Features]) -> Features:
+    """Keep the rows of ``parts``, one after the other; returns them."""
+    features = np.concatenate(parts)
+    with atomic(path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, features, allow_pickle=False)
+    return features
 
 
 def _read_features(path: Path, width: int) -> Features:

@@ -58,6 +58,8 @@ def run_experiment(experiment: Experiment, config: ExperimentConfig) -> None:
     """Forecast, carry out or go on with an experiment, and write it up. Raises CnlabError naming cells that failed."""
     experiment.check()
     progress = open_progress(experiment, config)
+    if config.publish:
+        _check_published(progress)
     places = Places(
         config.data.resolve(), config.runs.resolve(), (config.folder / "scores").resolve(),
         (config.folder / "logs").resolve(), config.device, config.scheduler,
@@ -95,6 +97,17 @@ def open_progress(experiment: Experiment, config: ExperimentConfig) -> Progress:
         }:
             progress.add(key, rows)
     return progress
+
+
+def _check_published(progress: Progress) -> None:
+    """Raise CnlabError if publishing would drop published cells: those of another prior, or of more sizes or seeds."""
+    path = progress.config.published / f"{progress.experiment.name}.csv"
+    lost = set(read_table(path)["fingerprint"]) - set(progress.cells)
+    if lost:
+        raise CnlabError(
+            f"{path} holds {len(lost)} cells of another prior or of more sizes, steps or seeds, which --publish would "
+            f"drop; ask for them too, publish elsewhere (--published FOLDER), or move {path.name} away"
+        )
 
 
 def describe(progress: Progress) -> list[str]:

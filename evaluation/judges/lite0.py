@@ -35,11 +35,14 @@ class _SameConv(nn.Conv2d):
     """Convolution with TensorFlow's SAME padding: an odd pixel of padding goes to the right and the bottom."""
 
     def forward(self, input: Tensor) -> Tensor:
-        pads: list[int] = []
-        for size, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
-        return super().forward(F.pad(input, pads))
+        total = [
+            max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            for size, kernel, stride in zip(input.shape[2:], self.kernel_size, self.stride, strict=True)
+        ]
+        if any(pixels % 2 for pixels in total):  # only then a copy of the input is needed
+            input = F.pad(input, [side for p in reversed(total) for side in (p // 2, p - p // 2)])
+            total = [0, 0]
+        return F.conv2d(input, self.weight, None, self.stride, [p // 2 for p in total], 1, self.groups)
 
 
 def _conv(inside: int, outside: int, kernel: int, stride: int = 1, groups: int = 1) -> _SameConv:

@@ -45,7 +45,9 @@ def test_4_every_group_is_scored_by_its_own_pictures(dataset: Path, clip_folder:
     def read(own: np.ndarray, group: int) -> np.ndarray:
         return samples.images(own) if group == 0 else np.full_like(samples.images(own), 128)
 
-    judges = Judges(str(clip_folder), Extractor("toy", ("fd_toy", "kid_toy"), 3, lambda images: images.mean((2, 3))))
+    judges = Judges(
+        str(clip_folder), Extractor("toy", ("fd_toy", "kid_toy"), 3, lambda images: images.float().mean((2, 3)))
+    )
     pictures = PictureSet(Subject("control", "demo"), samples, np.arange(3), (0, 1), "two", {}, read)
     store = ScoreStore(tmp_path, judges)
     assert store.values(pictures, 0)["canny_f1_0px"].tolist() == [1.0] * 3

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation import threads
 from evaluation.samples import EvalSet
 from evaluation.sampling import RECIPES, Painter, Recipe, make_recipe, seed_of
 from pipeline.contract.errors import CnlabError
@@ -151,11 +152,17 @@ def test_the_autoencoder_is_fed_minus_one_to_one_and_read_back_likewise(painter:
 
     wired = object.__new__(Painter)
     wired.dtype, wired.recipe = torch.float32, replace(RECIPE, block=3)
-    wired.pipe = SimpleNamespace(vae=Through(), device="cpu")
+    wired.pipe = SimpleNamespace(vae=Through(), device=torch.device("cpu"))
     images = samples.images(np.arange(4))
     images[:, 0, 0], images[:, 0, 1] = 0, 255
     assert np.array_equal(wired.autoencode(images), images)
     assert seen == [(-1.0, 1.0)] * 2
+    before = torch.get_num_threads()
+    whole = painter.autoencode(np.repeat(images, 5, axis=0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "cpu_count", lambda: 1)
+        assert np.array_equal(painter.autoencode(np.repeat(images, 5, axis=0)), whole)  # bits of one core and of many
+    assert torch.get_num_threads() == before
     assert painter.autoencode(images[:2]).shape == images[:2].shape
 
 

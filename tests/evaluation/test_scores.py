@@ -66,9 +66,9 @@ def test_a_part_grows_and_measures_only_what_is_new(
     measured: list[list[int]] = []
     real = scores_module.measure
 
-    def counting(pictures: PictureSet, own: np.ndarray, *rest: Any) -> Any:
+    def counting(pictures: PictureSet, images: np.ndarray, own: np.ndarray, *rest: Any) -> Any:
         measured.append(own.tolist())
-        return real(pictures, own, *rest)
+        return real(pictures, images, own, *rest)
 
     monkeypatch.setattr(scores_module, "measure", counting)
     store = ScoreStore(tmp_path, judges)
@@ -129,6 +129,25 @@ def test_features_grow_and_are_read_in_parts(
     victim = next((tmp_path / "features").glob("*/*.npy"))
     victim.write_bytes(b"damaged")
     assert np.allclose(store.features(pictures, 0), whole, atol=1e-6)
+
+
+def test_scores_and_features_take_one_reading(dataset: Path, tmp_path: Path, judges: Judges) -> None:
+    reads: list[int] = []
+    pictures = picture_set(EvalSet(dataset, ["canny"], 6))
+
+    def counting(own: np.ndarray, group: int) -> np.ndarray:
+        reads.extend(own.tolist())
+        return pictures.read(own, group)
+
+    store = ScoreStore(tmp_path, judges)
+    for count in (4, 6):  # grown, too
+        store.values(replace(pictures, indices=np.arange(count), read=counting), 0)
+        features = store.features(replace(pictures, indices=np.arange(count), read=counting), 0)
+    assert reads == [0, 1, 2, 3, 4, 5]  # through an autoencoder each reading is a decoding
+    assert np.allclose(features, ScoreStore(tmp_path / "fresh", judges).features(pictures, 0), atol=1e-6)
+    store.features(replace(pictures, read=counting, groups=(1,)), 1)
+    store.values(replace(pictures, read=counting, groups=(1,)), 1)
+    assert reads[6:] == [0, 1, 2, 3, 4, 5] * 2  # features alone first: a part of their own
 
 
 def test_maps_that_nothing_can_measure_have_no_score(dataset: Path, judges: Judges) -> None:

@@ -102,6 +102,11 @@ def test_finished_cells_are_published_at_once_and_never_trained_again(
     (tmp_path / "t2").mkdir(exist_ok=True)
     progress = engine.open_progress(size, replace(other, model="tabletop", batch=8, results=tmp_path / "t3"))
     assert len(progress.missing) == 3
+    table = (config.published / "size.csv").read_bytes()
+    for changed, lost in ((replace(more, seeds=2), 3), (replace(more, batch=8), 9)):
+        with pytest.raises(CnlabError, match=rf"size\.csv holds {lost} cells of another prior or of more sizes"):
+            run_experiment(size, replace(changed, results=tmp_path / "t4", limit=0))
+    assert (config.published / "size.csv").read_bytes() == table
 
 
 def test_a_failed_cell_is_named_and_the_others_go_on(
