@@ -1,4 +1,4 @@
-"""The one loop behind the prior's recipes: resumable by the same command, EMA, cosine schedule, several processes."""
+"""The one loop behind the prior's recipes: resumable and extended by the same command, EMA, several processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import remove, remove_parts
 from trainer.data.batches import Order
 from trainer.parallel import Ranks
-from trainer.schedule import learning_rate
+from trainer.schedule import fall_start, learning_rate
 from trainer.state.checkpoint import (
-    latest_checkpoint,
+    list_checkpoints,
     load_optimizer,
     load_tensors,
     optimizer_tensors,
@@ -34,11 +35,12 @@ from trainer.state.checkpoint import (
 #: process, so that a recipe draws for the whole batch and then takes its `part_of_batch`.
 LossFunction = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
 ONE = Ranks()
+BEFORE_FALL = "before-fall"  # where the last checkpoint of a constant rate stays, for longer runs
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long and how fast to fit. ``lr`` peaks after ``warmup`` steps and follows a cosine to lr / 20."""
+    """How long and how fast to fit. ``lr`` peaks after ``warmup`` steps and follows ``schedule`` (`learning_rate`)."""
 
     steps: int
     lr: float
@@ -49,6 +51,7 @@ class FitConfig:
     clip: float = 1.0
     save_every: int = 250
     seed: int = 0
+    schedule: Literal["cosine", "trapezoid"] = "cosine"
     milestones: tuple[int, ...] = ()  # steps whose averaged weights stay for good, as ema-*.safetensors
 
 
@@ -98,8 +101,22 @@ def seconds_per_step(task: Task, steps: int = 2) -> float:
 
 def steps_left(config: FitConfig, folder: Path) -> int:
     """Steps that training below ``folder`` still has to do."""
-    newest = latest_checkpoint(folder) if folder.is_dir() else None
+    newest = _newest(config, folder) if folder.is_dir() else None
     return config.steps - (read_state(newest)["step"] if newest else 0)
+
+
+def _serves(config: FitConfig, place: Path) -> bool:
+    """Whether ``config`` can go on from a checkpoint: of a rate that falls, only with the same number of steps."""
+    state = read_state(place)
+    total = state.get("steps", config.steps)
+    constant = config.schedule == "trapezoid" and state["step"] <= fall_start(min(total, config.steps))
+    return total == config.steps or constant
+
+
+def _newest(config: FitConfig, folder: Path) -> Path | None:
+    """The newest checkpoint below ``folder`` that ``config`` can go on from."""
+    places = [*list_checkpoints(folder / BEFORE_FALL), *list_checkpoints(folder)]
+    return max((p for p in places if _serves(config, p)), key=lambda p: p.name, default=None)
 
 
 class _Weights:
@@ -153,21 +170,28 @@ class _Weights:
 def fit(task: Task, folder: Path, ranks: Ranks = ONE) -> None:
     """Train the task's model in place and leave its EMA weights in it.
 
-    Checkpoints go to ``folder``/step-*; running again goes on from the newest, with the same batches and noise. With
-    several ``ranks``, each computes the loss of its part of a batch; the first alone writes.
+    Checkpoints go to ``folder``/step-*; running again goes on from the newest, with the same batches and noise. A
+    "trapezoid" of more steps than before goes on from where the rate began to fall. With several ``ranks``, each
+    computes the loss of its part of a batch; the first alone writes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config, weights = task.config, _Weights(task)
-    newest = latest_checkpoint(folder)
+    remove_parts(folder)
+    newest = _newest(config, folder)
+    ranks.wait()  # every process has looked
+    for place in list_checkpoints(folder) if ranks.first else ():
+        if not _serves(config, place):
+            remove(place)
     start = weights.read(newest) if newest else 0
     task.model.train()
     began = time.perf_counter()
+    state = {"name": task.name, "steps": config.steps}
     steps = range(start, config.steps)
     bar = tqdm(steps, task.name, total=config.steps, initial=start, mininterval=5, disable=not ranks.first)
     for step in bar:
         loss, figures = task.loss_of(step, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
         loss.backward()
-        norm = weights.step(learning_rate(step, config.lr, config.warmup, config.steps, "cosine"), ranks)
+        norm = weights.step(learning_rate(step, config.lr, config.warmup, config.steps, config.schedule), ranks)
         if not ranks.first:
             continue
         if step % 20 == 0:
@@ -179,6 +203,8 @@ def fit(task: Task, folder: Path, ranks: Ranks = ONE) -> None:
         if (step + 1) in config.milestones:
             weights.write_average(folder / f"ema-{step + 1:07d}.safetensors")
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            save_checkpoint(folder, step + 1, weights.write, {"name": task.name})
+            save_checkpoint(folder, step + 1, weights.write, state)
+        if config.schedule == "trapezoid" and step + 1 == fall_start(config.steps):
+            save_checkpoint(folder / BEFORE_FALL, step + 1, weights.write, state, count=1)
     weights.ema.copy_to(weights.params)
     task.model.eval()

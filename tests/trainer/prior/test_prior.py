@@ -246,3 +246,31 @@ def test_shipped_autoencoder_keeps_pictures() -> None:
     with torch.inference_mode():
         y = vae.decode(vae.encode(x).latent_dist.mean).sample
     assert 10 * torch.log10(4 / (x - y).square().mean()) > 28
+
+
+def test_a_longer_trapezoid_goes_on_from_where_the_rate_began_to_fall(tmp_path: Path) -> None:
+    def run(steps: int, folder: Path, stop: int = 99) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(1, 1)
+        config = FitConfig(steps=steps, lr=0.05, batch=4, warmup=2, save_every=4, schedule="trapezoid")
+
+        def loss_of(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+            if step == stop:
+                raise KeyboardInterrupt
+            x = torch.randn(4, 1, generator=generator)
+            return (model(x) - 2 * x - 1).square().mean(), {}
+
+        task = Task("line", model, loss_of, config)
+        assert stop != 99 or steps_left(config, folder) <= steps
+        fit(task, folder)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    whole, short = run(40, tmp_path / "whole"), run(20, tmp_path / "grown")
+    assert not torch.equal(whole, short)
+    with pytest.raises(KeyboardInterrupt):
+        run(40, tmp_path / "grown", stop=23)
+    names = [p.name for p in sorted((tmp_path / "grown").glob("step-*"))]
+    assert names == ["step-0000016", "step-0000020"]  # at 16 the short run's rate began to fall; this 20 is the new one
+    assert steps_left(FitConfig(steps=40, lr=0.05, batch=4, schedule="trapezoid"), tmp_path / "grown") == 20
+    assert torch.equal(run(40, tmp_path / "grown"), whole)
+    assert torch.equal(run(20, tmp_path / "grown"), short)  # and back again

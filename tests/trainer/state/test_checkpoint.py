@@ -86,3 +86,7 @@ def test_learning_rate() -> None:
     assert cosine[2] == 1.0
     assert cosine[7] == pytest.approx(0.525)
     assert cosine[12] == pytest.approx(0.05)
+    trapezoid = [learning_rate(s, 1.0, 2, 20, "trapezoid") for s in range(21)]
+    assert trapezoid[0] == 0.5
+    assert trapezoid[2:17] == [1.0] * 15
+    assert trapezoid[16:] == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
