@@ -17,9 +17,10 @@ from evaluation.experiments.config import ExperimentConfig
 from evaluation.experiments.cost import Costs, measure, total
 from evaluation.experiments.report import write_up
 from evaluation.experiments.table import as_table, by_cell, published, read_table, write_table
-from evaluation.experiments.work import Places, carry_out
+from evaluation.experiments.work import Places, carry_out, start_with
 from pipeline.contract.errors import CnlabError
 from pipeline.contract.files import lock_folder
+from pipeline.contract.processes import Commands
 
 TABLE = "table.parquet"
 Row = dict[str, Any]
@@ -162,7 +163,8 @@ class _Local:
     """Threads that wait for the processes of their cells."""
 
     def __init__(self, at_once: int) -> None:
-        self.pool = ThreadPoolExecutor(at_once)
+        self.commands = Commands()
+        self.pool = ThreadPoolExecutor(at_once, initializer=start_with, initargs=(self.commands,))
 
     def submit(self, function: Any, *arguments: Any, key: str) -> Future[list[Row]]:
         return self.pool.submit(function, *arguments)
@@ -172,6 +174,7 @@ class _Local:
             yield future, futures[future]
 
     def close(self) -> None:
+        self.commands.stop()  # after Ctrl-C or SIGTERM; otherwise none is left
         self.pool.shutdown(cancel_futures=True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,18 @@ from evaluation.experiments.cells import Cell, Scoring
 from evaluation.experiments.table import records
 from pipeline.contract.errors import CnlabError, FolderInUseError
 from pipeline.contract.identity import code_version
+from pipeline.contract.processes import Commands
 from trainer.run_folder import Run, is_finished, open_run, read_convergence, read_validation
 
 Row = dict[str, Any]
 NUMBERS = ["value", "ci_low", "ci_high", "n"]
 POLL = 2.0  # s between looks at a folder that somebody else works in
+_thread = threading.local()
+
+
+def start_with(commands: Commands) -> None:
+    """Have this thread's cells run their processes by ``commands``, which can stop them."""
+    _thread.commands = commands
 
 
 @dataclass(frozen=True)
@@ -127,13 +135,14 @@ def _call(places: Places, module: str, arguments: list[str], log: Path) -> None:
     while True:
         with log.open("a") as out:
             command = [places.python, "-m", module, *arguments]
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment, check=False
+            commands: Commands = getattr(_thread, "commands", None) or Commands()
+            status = commands.run(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment
             )
-        if done.returncode == 0:
+        if status == 0:
             return
-        if done.returncode != FolderInUseError.status:  # its text does not tell: whoever holds the folder logs here too
-            raise CnlabError(f"{_last_line(log) or f'exit status {done.returncode}'} (log: {log})")
+        if status != FolderInUseError.status:  # its text does not tell: whoever holds the folder logs here too
+            raise CnlabError(f"{_last_line(log) or f'exit status {status}'} (log: {log})")
         time.sleep(POLL)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -25,8 +27,21 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
+class _Terminated(KeyboardInterrupt):
+    """What ``kill``, a batch system or a shutdown asks for (SIGTERM)."""
+
+
 def run_cli(main: Callable[[], None]) -> NoReturn:
-    """Run a command line: CnlabError and full disks end in one line and status 2 (75: folder in use), Ctrl-C in 130."""
+    """Run a command line: every end but a crash is one line.
+
+    CnlabError and full disks have status 2 (75: folder in use), Ctrl-C 130 and SIGTERM 143.
+    """
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
     try:
         main()
     except CnlabError as error:
@@ -37,7 +52,7 @@ def run_cli(main: Callable[[], None]) -> NoReturn:
         way_out = "; free some space there and run the same command again" if full else ""
         print(f"error: {error.strerror or error}: {error.filename or ''}{way_out}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(143 if isinstance(stop, _Terminated) else 130) from None
     raise SystemExit(0)

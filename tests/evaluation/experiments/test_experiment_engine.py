@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from fake_stage import stage
 
@@ -121,6 +122,24 @@ def test_a_failed_cell_is_named_and_the_others_go_on(
     run_experiment(size, config)
     assert sorted(set(trained(config))) == sorted(trained(config))
     assert read_table(config.folder / "table.parquet")["fingerprint"].nunique() == 3
+
+
+def test_an_experiment_that_is_stopped_leaves_no_cell_training(
+    processes: ExperimentConfig, size: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SECONDS", "600")
+
+    def stopped(futures: Any) -> Any:
+        deadline = time.monotonic() + 60
+        while len([c for c in psutil.Process().children() if str(SUPPORT) in c.cmdline()]) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "as_completed", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(size, replace(processes, forecast=False, at_once=2))
+    assert not [c for c in psutil.Process().children() if str(SUPPORT) in c.cmdline()]
 
 
 def test_a_cell_that_somebody_trains_is_waited_for(processes: ExperimentConfig, size: Experiment) -> None:
