@@ -151,10 +151,12 @@ class ScoreStore:
             todo = np.array(
                 [i for i in pictures.indices if (pictures.samples.keys[i], group) not in complete], dtype=np.intp
             )
+            if not len(todo):
+                continue
             path, features = self._features(pictures, group)
-            both = len(todo) and np.array_equal(todo, pictures.indices[len(features) :])
+            both = np.array_equal(todo, pictures.indices[len(features) :])
             parts = [features]
-            for own in pictures.samples.parts(PART, todo) if len(todo) else ():
+            for own in pictures.samples.parts(PART, todo):
                 images = pictures.read(own, group)
                 values = measure(pictures, images, own, self.judges, annotators)
                 new.append(_rows(pictures, own, group, values, metrics))

@@ -106,11 +106,11 @@ def steps_left(config: FitConfig, folder: Path) -> int:
 
 
 def _serves(config: FitConfig, place: Path) -> bool:
-    """Whether ``config`` can go on from a checkpoint: of a rate that falls, only with the same number of steps."""
+    """Whether ``config`` can go on from a checkpoint: in the fall of a trapezoid, only one of as many steps."""
     state = read_state(place)
     total = state.get("steps", config.steps)
-    constant = config.schedule == "trapezoid" and state["step"] <= fall_start(min(total, config.steps))
-    return total == config.steps or constant
+    same = config.schedule != "trapezoid" or total == config.steps
+    return same or state["step"] <= fall_start(min(total, config.steps))
 
 
 def _newest(config: FitConfig, folder: Path) -> Path | None:
@@ -176,7 +176,8 @@ def fit(task: Task, folder: Path, ranks: Ranks = ONE) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     config, weights = task.config, _Weights(task)
-    remove_parts(folder)
+    for place in (folder, folder / BEFORE_FALL):
+        remove_parts(place)
     newest = _newest(config, folder)
     ranks.wait()  # every process has looked
     for place in list_checkpoints(folder) if ranks.first else ():

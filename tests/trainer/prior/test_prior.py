@@ -274,3 +274,16 @@ def test_a_longer_trapezoid_goes_on_from_where_the_rate_began_to_fall(tmp_path: 
     assert steps_left(FitConfig(steps=40, lr=0.05, batch=4, schedule="trapezoid"), tmp_path / "grown") == 20
     assert torch.equal(run(40, tmp_path / "grown"), whole)
     assert torch.equal(run(20, tmp_path / "grown"), short)  # and back again
+
+
+def test_a_cosine_of_other_steps_goes_on_from_what_is_there_and_deletes_nothing(tmp_path: Path) -> None:
+    def task(steps: int) -> Task:
+        model = torch.nn.Linear(1, 1)
+        config = FitConfig(steps=steps, lr=0.05, batch=4, warmup=2, save_every=4)
+        return Task("line", model, lambda step, g: (model(torch.randn(4, 1, generator=g)).square().mean(), {}), config)
+
+    fit(task(8), tmp_path)
+    assert steps_left(task(12).config, tmp_path) == 4
+    fit(task(8), tmp_path)
+    fit(task(4), tmp_path)
+    assert [p.name for p in sorted(tmp_path.glob("step-*"))] == ["step-0000004", "step-0000008"]
