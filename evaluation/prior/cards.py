@@ -21,8 +21,9 @@ tags:
 
 A small Stable Diffusion of still lifes at 128 x 128 pixels, in diffusers' format and with SD 1.5's topology: four
 levels, two layers a level (12 encoder blocks and a middle one, hence 13 ControlNet outputs), an 8x autoencoder to
-16 x 16 x 4 latents, a CLIP text encoder (the text tower of tabletop-clip), classifier-free guidance. It is the default
-prior of controlnet-lab: it exists so that the whole path runs without a model hub, and knows nothing but its tables.
+16 x 16 x {channels} latents, a CLIP text encoder (the text tower of tabletop-clip), classifier-free guidance. It is the
+default prior of controlnet-lab: it exists so that the whole path runs without a model hub, and knows nothing but its
+tables.
 
 ![Samples for the first captions of the held-out world](samples.png)
 
@@ -44,7 +45,7 @@ Accuracy: share of words of that kind for which the true caption beats the same 
 kind in that place, judged by tabletop-judge, which is no part of this model. The row of renders is what the judge
 reaches on true pictures. KID on EfficientNet-Lite0 features (not Inception); the floor is two disjoint sets of renders
 of the same size. Canny F1: edges of a reconstruction against those of the render, within 0 and 2 pixels.
-
+{curve}
 ## Limits
 
 Text of more than 32 tokens is cut. Of the words of a caption, floors and colours are learned first, shapes later,
@@ -88,10 +89,33 @@ negatives, every other shape among them; two heads, not part of the model, named
 cell of 8 pixels, and the objects of the picture.""",
 }
 
+CURVE = """
+## As it trained
+
+Averaged weights at the recipe's milestones (the learning rate falls in the last fifth), n = {n} samples a row.
+
+| samples seen | kid_lite0 x1000 | shapes | colours |
+|---|---|---|---|
+{rows}
+"""
+
 
 def _row(name: str, figure: dict[str, Any]) -> str:
     low, high = figure["ci"]
     return f"| {name} | {figure['value']} | {low} ... {high} | {figure['n']} |"
+
+
+def _curve(points: list[dict[str, Any]]) -> str:
+    """The section on the milestones; "" without any."""
+    if not points:
+        return ""
+    rows = []
+    for point in points:
+        judged = point["caption_accuracy_of_samples"]
+        figures = (point["kid_lite0_x1000"]["samples"], judged["shape"], judged["color"])
+        cells = (f"{f['value']} [{f['ci'][0]}, {f['ci'][1]}]" for f in figures)
+        rows.append(f"| {point['samples_seen']:,} | {' | '.join(cells)} |")
+    return CURVE.format(n=points[0]["kid_lite0_x1000"]["samples"]["n"], rows="\n".join(rows))
 
 
 def write_cards(weights: Path, figures: dict[str, Any], training: dict[str, str], seeds: tuple[int, int]) -> None:
@@ -118,6 +142,8 @@ def write_cards(weights: Path, figures: dict[str, Any], training: dict[str, str]
             held_out_seed=seeds[1],
             training=training["sd"],
             rows="\n".join(rows),
+            channels=figures["latent_channels"],
+            curve=_curve(figures["learning_curve"]),
             **{k: figures["sampler"][k] for k in ("scheduler", "steps", "guidance")},
         )
     }

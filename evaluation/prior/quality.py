@@ -29,12 +29,15 @@ from evaluation.metrics.kernel import kernel_estimate
 from evaluation.prior.cards import write_cards
 from pipeline.contract.errors import run_cli
 from pipeline.contract.files import read_json, write_json
+from pipeline.contract.identity import sha256_file
 from pipeline.fidelity import annotator_of, fidelity
 from pipeline.tabletop.scene import COLORS, FLOORS, SHAPES
 from trainer.data.encode import to_model_range
-from trainer.nets.base import WEIGHTS
+from trainer.nets.base import WEIGHTS, model_identity
+from trainer.prior import unet
 from trainer.prior.clip import clip_pixels, token_ids
 from trainer.prior.renders import HELD_OUT_SEED, TRAIN_SEED, renders
+from trainer.state.checkpoint import load_tensors
 
 STEPS, GUIDANCE = 20, 4.0
 EDGE_MEASURES = ("f1_0px", "f1_2px")
@@ -180,11 +183,43 @@ def judge_figures(folder: Path, images: NDArray[np.uint8], texts: list[str]) -> 
     }
 
 
+def figures_of_samples(
+    judge: Path, samples: NDArray[np.uint8], images: NDArray[np.uint8], captions: list[str]
+) -> dict[str, Any]:
+    """What a set of samples of the first captions is worth: `caption_accuracy` by ``judge`` and `kernel_distances`."""
+    return {
+        "caption_accuracy_of_samples": caption_accuracy(*load_judge(judge), samples, captions[: len(samples)]),
+        "kid_lite0_x1000": kernel_distances(images, samples),
+    }
+
+
+def learning_curve(
+    config: PriorQualityConfig, pipe: StableDiffusionPipeline, images: NDArray[np.uint8], captions: list[str]
+) -> list[dict[str, Any]]:
+    """`figures_of_samples` with the averaged weights of each milestone below ``config.work``, by samples seen.
+
+    Each is kept beside its weights, so that a stopped measurement goes on. Leaves the last milestone in ``pipe``.
+    """
+    judge = config.weights / "tabletop-judge"
+    asked = {"samples": config.samples, "seed": config.seed, "steps": STEPS, "guidance": GUIDANCE}
+    rows = []
+    for path in sorted((config.work / "unet").glob("ema-*.safetensors")):
+        key = {**asked, "judge": model_identity(str(judge)), "weights": sha256_file(path)}
+        kept = path.with_suffix(".json")
+        if not kept.exists() or read_json(kept)["key"] != key:
+            pipe.unet.load_state_dict(load_tensors(path))
+            samples = draw_samples(pipe, captions[: config.samples], config.seed)
+            write_json(kept, {"key": key, "figures": figures_of_samples(judge, samples, images, captions)})
+        seen = int(path.stem.removeprefix("ema-")) * unet.CONFIG.batch
+        rows.append({"samples_seen": seen, **read_json(kept)["figures"]})
+    return rows
+
+
 @dataclass(frozen=True)
 class PriorQualityConfig:
     """Measure the tabletop models and write their cards."""
 
-    work: Path = Path("prior-work")  # where held-out renders are kept
+    work: Path = Path("prior-work")  # where held-out renders are kept, and the averaged weights of the milestones
     weights: Path = WEIGHTS  # the models to measure; cards and figures go beside them
     samples: int = 512  # samples drawn; renders of another world are twice as many and more
     seed: int = 1  # of the samples' noise
@@ -200,14 +235,13 @@ def measure(config: PriorQualityConfig) -> dict[str, Any]:
     Image.fromarray(np.concatenate(tiles)).save(config.weights / "tabletop-sd" / "samples.png")
     return {
         "sampler": {"scheduler": "UniPC", "steps": STEPS, "guidance": GUIDANCE, "seed": config.seed},
+        "latent_channels": pipe.vae.config.latent_channels,
         **{
             name: judge_figures(config.weights / name, images, captions) for name in ("tabletop-clip", "tabletop-judge")
         },
         "reconstruction": reconstruction(pipe.vae, images[: 2 * n]),
-        "caption_accuracy_of_samples": caption_accuracy(
-            *load_judge(config.weights / "tabletop-judge"), samples, captions[:n]
-        ),
-        "kid_lite0_x1000": kernel_distances(images, samples),
+        **figures_of_samples(config.weights / "tabletop-judge", samples, images, captions),
+        "learning_curve": learning_curve(config, pipe, images, captions),
         "captions_of_samples_png": captions[: min(n, 32) // 8 * 8],
     }
 

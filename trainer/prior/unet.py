@@ -24,6 +24,7 @@ CONFIG = FitConfig(  # 2 million samples
     ema_decay=0.9995,
     weight_decay=0.0,
     save_every=100,
+    schedule="trapezoid",
     milestones=(1_562, 3_125, 6_250, 12_500, 25_000),  # 100, 200, 400, 800 and 1,600 thousand samples
 )
 EMPTY_PROMPT_RATE = 0.1  # for classifier-free guidance (Ho and Salimans, 2022)

@@ -18,7 +18,16 @@ from trainer.prior.cpu import autocast, use_plain_attention
 from trainer.prior.fit import ONE, FitConfig, Task, batch_indices, part_of_batch
 from trainer.prior.models import build_vae
 
-CONFIG = FitConfig(steps=7000, lr=1.5e-3, batch=8, warmup=100, ema_decay=0.998, weight_decay=0.0)
+CONFIG = FitConfig(
+    steps=24_000,
+    lr=1.5e-3,
+    batch=8,
+    warmup=100,
+    ema_decay=0.998,
+    weight_decay=0.0,
+    save_every=500,
+    schedule="trapezoid",
+)
 CROP, CROP_SHARE = 64, 0.9  # pixels; share of the steps that see crops
 KL_WEIGHT = 1e-4  # per latent element against a per-pixel L1
 

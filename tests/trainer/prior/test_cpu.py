@@ -37,7 +37,7 @@ def test_plain_attention_is_the_same_function_in_transformers() -> None:
 def test_plain_attention_is_the_same_function_in_diffusers() -> None:
     torch.manual_seed(0)
     unet, vae = build_unet().eval(), build_vae().eval()
-    x, text = torch.randn(2, 4, 16, 16), torch.randn(2, 32, 128)
+    x, text = torch.randn(2, unet.config.in_channels, 16, 16), torch.randn(2, 32, 128)
     with torch.no_grad():
         before = unet(x, torch.tensor([3, 700]), text).sample, vae.decode(x).sample
         for model in (unet, vae):

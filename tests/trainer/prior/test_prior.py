@@ -72,7 +72,7 @@ def test_the_unet_has_sd15s_layout() -> None:
     assert [len(b.resnets) for b in unet.down_blocks] == [2, 2, 2, 2]
     encoder_blocks = 1 + sum(len(b.resnets) + bool(b.downsamplers) for b in unet.down_blocks)
     assert encoder_blocks == 12  # of the paper's section 3.2, conv_in counted; with the middle one 13 outputs
-    assert build_vae().config.latent_channels == 4
+    assert build_vae().config.latent_channels == unet.config.in_channels
 
 
 def test_clip_gives_equal_widths(tokenizer) -> None:  # type: ignore[no-untyped-def]

@@ -39,6 +39,15 @@ def test_the_recipe_trains_reuses_and_is_measured(
     assert load_prior(str(weights / "tabletop-sd"), torch.device("cpu")).vae.config.scaling_factor > 0
     figures = measure(PriorQualityConfig(work=tmp_path / "work", weights=weights, samples=16))
     write_cards(weights, figures, read_json(weights / "training.json"), (1, 2))
+    (point,) = figures["learning_curve"]
+    assert point["samples_seen"] == 4
+    assert "| 4 | " in (weights / "tabletop-sd" / "README.md").read_text()
+    assert "16 x 16 x 8 latents" in (weights / "tabletop-sd" / "README.md").read_text()
+    milestone = config.work / "unet" / "ema-0000001.json"
+    milestone.write_text(milestone.read_text().replace(str(point["kid_lite0_x1000"]["floor"]["value"]), "7.125"))
+    again = measure(PriorQualityConfig(work=tmp_path / "work", weights=weights, samples=16))
+    (point,) = again["learning_curve"]
+    assert point["kid_lite0_x1000"]["floor"]["value"] == 7.125  # what is there is not measured anew
     assert "4 steps" not in (weights / "tabletop-clip" / "README.md").read_text()
     assert "2 steps of 4" in (weights / "tabletop-clip" / "README.md").read_text()
     assert "only judges" in (weights / "tabletop-judge" / "README.md").read_text()
