@@ -26,7 +26,7 @@ class PriorConfig:
     work: Path = Path("prior-work")  # renders, caches, checkpoints: about 6 GB
     weights: Path = Path(__file__).parent / "weights"  # where the finished models go
     count: int = 40_000  # training renders
-    judge_count: int = 12_000  # renders that tabletop-judge is trained on, of a world of its own
+    judge_count: int = 24_000  # renders that tabletop-judge is trained on, of a world of its own
     part: Literal["all", "judge", "unet"] = "all"  # unet: with the shipped CLIP and autoencoder; judge: it alone
 
 

@@ -30,7 +30,17 @@ from trainer.prior.fit import FitConfig, Task, batch_indices
 from trainer.prior.models import IMAGE_SIZE, TOKENS, swapped
 from trainer.prior.renders import Renders
 
-CONFIG = FitConfig(steps=1500, lr=2e-3, batch=48, warmup=50, ema_decay=0.99, weight_decay=0.05, save_every=50, seed=5)
+CONFIG = FitConfig(
+    steps=3000,
+    lr=2e-3,
+    batch=48,
+    warmup=50,
+    ema_decay=0.99,
+    weight_decay=0.05,
+    save_every=50,
+    seed=5,
+    schedule="trapezoid",
+)
 STEM, WIDTHS, DEPTHS = 4, (48, 128), (1, 3)  # pixels a side of the stem's patches; channels and blocks a stage
 CELL = STEM * 2 ** (len(WIDTHS) - 1)  # pixels a side of what a cell of the last stage stands for
 TEXT_WIDTH, TEXT_LAYERS, EMBEDDING = 128, 2, 128
