@@ -202,9 +202,10 @@ def learning_curve(
     """
     judge = config.weights / "tabletop-judge"
     asked = {"samples": config.samples, "seed": config.seed, "steps": STEPS, "guidance": GUIDANCE}
+    identity = model_identity(str(judge))
     rows = []
     for path in sorted((config.work / "unet").glob("ema-*.safetensors")):
-        key = {**asked, "judge": model_identity(str(judge)), "weights": sha256_file(path)}
+        key = {**asked, "judge": identity, "weights": sha256_file(path)}
         kept = path.with_suffix(".json")
         if not kept.exists() or read_json(kept)["key"] != key:
             pipe.unet.load_state_dict(load_tensors(path))
