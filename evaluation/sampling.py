@@ -107,6 +107,7 @@ class Painter:
         import diffusers
 
         from trainer.nets.control import load_control
+        from trainer.nets.fit import check_pair
         from trainer.nets.models import load_pipeline
 
         self.recipe, self.dtype = recipe, getattr(torch, recipe.dtype)
@@ -114,7 +115,8 @@ class Painter:
         nets = [pipe.controlnet] if controls else []
         nets += [load_control(where, self.dtype) for where in controls[1:]]
         self.strengths = recipe.strengths(len(nets))
-        for net in nets:
+        for where, net in zip(controls, nets, strict=True):
+            check_pair(str(where), net, model, pipe.unet.config)
             _prepare(net, recipe.weighting)
         if len(nets) > 1:
             from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel

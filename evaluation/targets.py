@@ -161,6 +161,8 @@ def _model(config: EvalConfig, runs: list[Run]) -> tuple[str, str]:
             raise CnlabError("these runs have different base models; say which with --model")
         name, options = runs[0].model, replace(runs[0].base, **options.chosen)
     where, identity = model_folder(name, options), model_identity(name, options)
+    if not config.model and not config.base.chosen:
+        _check_unchanged(runs[0], identity)
     first, _, further = identity.removeprefix("hub:").partition(" ")
     own, _, commit = first.partition("@")
     if not identity.startswith("hub:"):
@@ -170,6 +172,18 @@ def _model(config: EvalConfig, runs: list[Run]) -> tuple[str, str]:
         )
     label = f"{own}@{commit[:12]}" if commit else own
     return where, f"{label}-{fingerprint(identity)[:12]}" if further else label
+
+
+def _check_unchanged(run: Run, identity: str) -> None:
+    """Raise CnlabError where the base model that a run names is not what it was trained on any more."""
+    record = run.config["model"]
+    trained = str(record.get("sha256", "")) if isinstance(record, dict) else ""
+    if trained and not identity.startswith("hub:") and identity != trained:
+        shipped = " (an earlier version of this package shipped it)" if run.model == "tabletop" else ""
+        raise CnlabError(
+            f"run {run.id} was trained on {run.model} {trained[:12]}{shipped}, which is {identity[:12]} now; "
+            f"give --model FOLDER with its weights of then, or --model {run.model} for those of now"
+        )
 
 
 def _control(name: str, results: Path) -> Path | str:

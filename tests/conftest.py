@@ -175,6 +175,7 @@ def write_run(folder: Path, model: Path, dataset: Path, seed: int = 0) -> Path:
     import pandas as pd
     from diffusers import ControlNetModel, UNet2DConditionModel
 
+    from trainer.nets.base import model_identity
     from trainer.watch.validate import validation_rows
 
     torch.manual_seed(seed)
@@ -186,7 +187,8 @@ def write_run(folder: Path, model: Path, dataset: Path, seed: int = 0) -> Path:
     controlnet.save_pretrained(folder / "checkpoints" / "step-0000010")
     where = {"path": str(dataset), "name": "tiny", "fingerprint": "dataset-mark"}
     options = {"model": str(model), "dataset": str(dataset), "lr": 1e-4}
-    config = {"config": options, "model": {"path": str(model), "sha256": "x"}, "dataset": where}
+    base = {"path": str(model), "sha256": model_identity(str(model))}
+    config = {"config": options, "model": base, "dataset": where}
     write_json(folder / "config.json", {**config, "fingerprint": f"run-mark-{seed}", "version": "0", "commit": "c"})
     summary = {
         "step": 10, "fingerprint": f"run-mark-{seed}", "train_seed": seed, "dataset": "tiny", "condition": "canny",

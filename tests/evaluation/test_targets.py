@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tyro
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
-from evaluation.config import EvalConfig
+from evaluation.cli import evaluate
+from evaluation.config import EvalConfig, JudgeOptions, RecipeOptions
 from evaluation.generations import file_of
 from evaluation.samples import EvalSet
 from evaluation.subjects import Subject
-from evaluation.targets import Folder, Target, _by_name
+from evaluation.targets import Folder, Target, _by_name, resolve
 from pipeline.contract.errors import CnlabError
+from pipeline.contract.files import read_json, write_json
 from pipeline.contract.pictures import write_picture
 
 
@@ -141,3 +145,37 @@ def test_a_name_stands_for_one_net_or_folder(tmp_path: Path) -> None:
             tyro.cli(EvalConfig, args=["--subject", "prior", "--model", "tabletop", "--name", name])
     with pytest.raises(CnlabError, match="a run has its own name"):
         tyro.cli(EvalConfig, args=["--run", "runs/x", "--name", "y"])
+
+
+def test_a_run_is_not_judged_in_silence_on_other_weights_than_it_was_trained_on(
+    run_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    model = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    header = read_json(run / "config.json")
+    write_json(run / "config.json", {**header, "model": {**header["model"], "path": str(model)}})
+    assert resolve(EvalConfig(run=run)).model == str(model)  # the same weights at another place
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(
+        CnlabError, match=rf"run run was trained on {model} .* give --model FOLDER .* or --model {model}"
+    ):
+        resolve(EvalConfig(run=run))
+    assert resolve(EvalConfig(run=run, model=str(model))).model == str(model)
+
+
+def test_a_net_that_does_not_fit_its_model_ends_in_one_line(
+    run_folder: Path, model_folder: Path, clip_folder: Path, tmp_path: Path
+) -> None:
+    wide = Path(shutil.copytree(model_folder, tmp_path / "wide"))
+    for part, changes in (("unet", {"in_channels": 8, "out_channels": 8}), ("vae", {"latent_channels": 8})):
+        kind = UNet2DConditionModel if part == "unet" else AutoencoderKL
+        kind.from_config({**kind.load_config(wide, subfolder=part), **changes}).save_pretrained(wide / part)
+    config = EvalConfig(
+        run=run_folder, model=str(wide), results=tmp_path / "results", images=4, arms=("control",),
+        recipe=RecipeOptions(steps=2, block=4), judges=JudgeOptions(clip=str(clip_folder)), device="cpu",
+    )  # fmt: skip
+    with pytest.raises(
+        CnlabError, match=r"does not fit the model .*: in_channels is 4 in the ControlNet, 8 in the UNet"
+    ):
+        evaluate(config)

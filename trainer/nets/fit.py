@@ -1,8 +1,9 @@
-"""Whether a ControlNet to start from fits a prior, by their configurations alone."""
+"""Whether a ControlNet fits a prior, by their configurations alone."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from pipeline.contract.errors import CnlabError, first_line
 from pipeline.contract.hub import NAMES
 from trainer.nets.base import PLAIN, BaseOptions, model_folder
-from trainer.nets.control import decoder_parameters
+from trainer.nets.control import CLASSES, decoder_parameters
 from trainer.run_folder import checkpoints
 
 #: Fields that decide the shapes or the meaning of what passes between the two networks.
@@ -24,6 +25,7 @@ SHARED = (
 )  # fmt: skip
 #: Class of a net -> variants that can start from it, so that a run's recorded variant is what it trains.
 STARTS = {"ControlNetModel": ("controlnet", "gaussian", "only_mid", "vae", "lora"), "ControlNetVae": ("vae", "lora")}
+START_ADVICE = "start from a ControlNet of this model's kind, or take the --model that it was trained on"
 
 
 def check_init(
@@ -57,7 +59,7 @@ def check_init(
         )
     if trained.is_dir():
         theirs = UNet2DConditionModel.load_config(trained)
-        _compare(init, model, (theirs, UNet2DConditionModel), (unet, UNet2DConditionModel), SHARED)
+        _compare(f"--init {init}", model, (theirs, UNet2DConditionModel), unet, START_ADVICE)
     kind = str(control.get("_class_name", "")) or "nothing that says its class"
     if kind not in STARTS:
         raise CnlabError(f"--init {init} holds {kind}; start from the folder of a ControlNet")
@@ -65,8 +67,25 @@ def check_init(
         raise CnlabError(
             f"--init {init} holds a {kind}, from which --variant {' or '.join(STARTS[kind])} can start, not {variant}"
         )
-    own = control["copy"] if kind == "ControlNetVae" else control
-    _compare(init, model, (own, ControlNetModel), (unet, UNet2DConditionModel), SHARED)
+    _compare(f"--init {init}", model, _described(control), unet, START_ADVICE)
+
+
+def check_pair(control: str, net: ControlNetModel, model: str, unet: Mapping[str, Any]) -> None:
+    """Raise CnlabError, naming the first field that differs, unless ``net``, of any variant, fits a UNet.
+
+    ``control`` and ``model`` are their names, for the message; ``unet`` is the UNet's configuration.
+    """
+    advice = "give --model, the base model that the ControlNet was trained on"
+    described = {**net.config, "_class_name": type(net).__name__}
+    _compare(f"the ControlNet {control}", model, _described(described), unet, advice)
+
+
+def _described(control: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
+    """The part of a ControlNet's configuration that mirrors a UNet's, and the class whose defaults it has."""
+    kind = str(control.get("_class_name", ""))
+    return (
+        (control["copy"], ControlNetModel) if kind == "ControlNetVae" else (control, CLASSES.get(kind, ControlNetModel))
+    )
 
 
 def _check_place(init: str) -> None:
@@ -82,14 +101,16 @@ def _check_place(init: str) -> None:
     raise CnlabError(f"--init {init}: there is no such folder, and it is no hub name{there}")
 
 
-def _compare(init: str, model: str, control: tuple[Any, Any], unet: tuple[Any, Any], names: tuple[str, ...]) -> None:
-    """Configurations with their classes."""
-    for name in names:
-        theirs, own = _value(control[0], name, control[1]), _value(unet[0], name, unet[1])
+def _compare(what: str, model: str, net: tuple[Mapping[str, Any], Any], unet: Mapping[str, Any], advice: str) -> None:
+    """``net``: its configuration and class; a field that the class does not know (lite, mlp) is passed over."""
+    for name in SHARED:
+        if name not in inspect.signature(net[1].__init__).parameters:
+            continue
+        theirs, own = _value(*net, name), _value(unet, UNet2DConditionModel, name)
         if theirs != own:
             raise CnlabError(
-                f"--init {init} does not fit the model {model!r}: {name} is {theirs} in the ControlNet, {own} in the "
-                "UNet; start from a ControlNet of this model's kind, or take the --model that it was trained on"
+                f"{what} does not fit the model {model!r}: {name} is {theirs} in the ControlNet, {own} in the UNet; "
+                f"{advice}"
             )
 
 
@@ -103,7 +124,7 @@ def load_decoder(unet: UNet2DConditionModel, init: str) -> None:
                 own.copy_(theirs)
 
 
-def _value(config: dict[str, Any], name: str, kind: Any) -> Any:
+def _value(config: Mapping[str, Any], kind: Any, name: str) -> Any:
     default = inspect.signature(kind.__init__).parameters[name].default
     value = config.get(name, default)
     if isinstance(value, tuple | list):

@@ -15,7 +15,7 @@ from pipeline.contract.files import read_json, write_json
 from trainer.config import DataOptions, TrainConfig
 from trainer.data.items import flip_safe
 from trainer.nets.control import build_control
-from trainer.nets.fit import check_init
+from trainer.nets.fit import check_init, check_pair
 from trainer.nets.models import load_prior
 from trainer.run import resolve, run_training
 
@@ -54,6 +54,17 @@ def test_nine_channels_end_in_one_line(model_folder: Path, tmp_path: Path) -> No
     UNet2DConditionModel.from_config({**config, "in_channels": 9}).save_pretrained(folder / "unet")
     with pytest.raises(CnlabError, match="takes 9 channels"):
         load_prior(str(folder), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("variant", ["controlnet", "vae", "lora", "lite", "mlp"])
+def test_a_net_of_any_variant_is_compared_with_the_model_it_is_to_steer(variant: str, model_folder: Path) -> None:
+    prior = load_prior(str(model_folder), torch.device("cpu"))
+    unet = prior.unet.config
+    control = build_control(prior.unet, (8, 8, 8, 8), 0, variant=variant, vae=prior.vae)
+    check_pair("net", control, "model", unet)
+    for field, value in (("in_channels", 8), ("block_out_channels", (16, 16, 32, 32))):
+        with pytest.raises(CnlabError, match=f"the ControlNet net does not fit the model 'model': {field} is"):
+            check_pair("net", control, "model", {**unet, field: value})
 
 
 @pytest.mark.parametrize("name", ["dwpose", "normals", "densepose", "openpose"])
