@@ -80,7 +80,8 @@ PURPOSE = {
     "tabletop-clip": """
 A small CLIP (64 patches of 16 pixels at 128 x 128; 32 tokens; 128-dimensional embeddings) trained on captions of
 rendered still lifes. Its text tower conditions tabletop-sd. Contrastive loss with altered captions as hard negatives
-(words exchanged, or replaced by another of their kind).""",
+(words exchanged, or replaced by another of their kind); the text state of each noun also names its object, whether or
+not the pictures' tower can tell it from another.""",
     "tabletop-judge": """
 A small CLIP with a ConvNeXt for pictures (128 x 128; 32 tokens; 128-dimensional embeddings; transformers'
 `VisionTextDualEncoderModel`) that only judges: it is controlnet-lab's default for the CLIP score of still lifes. The

@@ -201,7 +201,7 @@ def learning_curve(
     Each is kept beside its weights, so that a stopped measurement goes on. Leaves the last milestone in ``pipe``.
     """
     judge = config.weights / "tabletop-judge"
-    asked = {"samples": config.samples, "seed": config.seed, "steps": STEPS, "guidance": GUIDANCE}
+    asked = {"samples": config.samples, **sampler_of(config)}
     identity = model_identity(str(judge))
     rows = []
     for path in sorted((config.work / "unet").glob("ema-*.safetensors")):
@@ -226,6 +226,11 @@ class PriorQualityConfig:
     seed: int = 1  # of the samples' noise
 
 
+def sampler_of(config: PriorQualityConfig) -> dict[str, Any]:
+    """How samples are drawn, for the card and for what is kept of milestones."""
+    return {"scheduler": "UniPC", "steps": STEPS, "guidance": GUIDANCE, "seed": config.seed}
+
+
 def measure(config: PriorQualityConfig) -> dict[str, Any]:
     """Every figure of the model cards."""
     n = config.samples
@@ -235,7 +240,7 @@ def measure(config: PriorQualityConfig) -> dict[str, Any]:
     tiles = [np.concatenate(list(samples[first : first + 8]), 1) for first in range(0, min(n, 32) // 8 * 8, 8)]
     Image.fromarray(np.concatenate(tiles)).save(config.weights / "tabletop-sd" / "samples.png")
     return {
-        "sampler": {"scheduler": "UniPC", "steps": STEPS, "guidance": GUIDANCE, "seed": config.seed},
+        "sampler": sampler_of(config),
         "latent_channels": pipe.vae.config.latent_channels,
         **{
             name: judge_figures(config.weights / name, images, captions) for name in ("tabletop-clip", "tabletop-judge")

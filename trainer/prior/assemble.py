@@ -27,11 +27,18 @@ def _tidy_configs(folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def _unset(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
+    """The tokenizer without the length and padding of its last call, which would be saved with it."""
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
 def save_clip(clip: CLIPModel | VisionTextDualEncoderModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write a CLIP: fp16 safetensors, tokenizer, image processor."""
     clip.half().save_pretrained(folder)
     clip.float()
-    tokenizer.save_pretrained(folder)
+    _unset(tokenizer).save_pretrained(folder)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     CLIPImageProcessor(
         size=size, crop_size=size, do_center_crop=False, image_mean=list(MEAN), image_std=list(STD)
@@ -50,7 +57,7 @@ def save_sd(
         unet=unet,
         vae=vae,
         text_encoder=text_encoder,
-        tokenizer=tokenizer,
+        tokenizer=_unset(tokenizer),
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,

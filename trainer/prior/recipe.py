@@ -114,7 +114,8 @@ def _unet(config: PriorConfig, data: Renders, clip_folder: Path, vae_folder: Pat
 def _schedule(part: object) -> str:
     """How long a part is trained, for its card."""
     config = part.CONFIG  # type: ignore[attr-defined]
-    return f"{config.steps} steps of {config.batch}, peak learning rate {config.lr:g}, seed {config.seed}"
+    falls = {"cosine": "falling by a cosine", "trapezoid": "falling to zero in the last fifth"}[config.schedule]
+    return f"{config.steps:,} steps of {config.batch}, learning rate {config.lr:g} {falls}, seed {config.seed}"
 
 
 def _record(config: PriorConfig, name: str, text: str) -> None:

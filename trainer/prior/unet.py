@@ -16,8 +16,8 @@ from trainer.prior.cpu import autocast, use_plain_attention
 from trainer.prior.fit import ONE, FitConfig, Task, batch_indices, part_of_batch
 from trainer.prior.models import build_scheduler, build_unet
 
-CONFIG = FitConfig(  # 2 million samples
-    steps=31_250,
+CONFIG = FitConfig(  # 672 thousand samples
+    steps=10_500,
     lr=1e-3,
     batch=64,
     warmup=300,
@@ -25,7 +25,7 @@ CONFIG = FitConfig(  # 2 million samples
     weight_decay=0.0,
     save_every=100,
     schedule="trapezoid",
-    milestones=(1_562, 3_125, 6_250, 12_500, 25_000),  # 100, 200, 400, 800 and 1,600 thousand samples
+    milestones=(1_562, 3_125, 6_250),  # 100, 200 and 400 thousand samples
 )
 EMPTY_PROMPT_RATE = 0.1  # for classifier-free guidance (Ho and Salimans, 2022)
 

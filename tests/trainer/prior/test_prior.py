@@ -20,7 +20,7 @@ from pipeline.tabletop import render, sample_scene
 from pipeline.tabletop.scene import COLORS, SHAPES
 from trainer.nets.models import WEIGHTS, load_prior
 from trainer.parallel import Ranks
-from trainer.prior.clip import SWAPS, contrastive_loss, replaced, token_ids
+from trainer.prior.clip import NAMED, SWAPS, contrastive_loss, named_objects, naming_loss, replaced, token_ids
 from trainer.prior.fit import FitConfig, Task, batch_indices, fit, part_of_batch, seconds_per_step, steps_left
 from trainer.prior.models import TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
 from trainer.prior.renders import OBJECT_CLASSES, class_shares, object_classes, renders
@@ -147,6 +147,43 @@ def test_contrastive_loss_ignores_twins_and_counts_altered_captions() -> None:
     assert right < 0.01 < loss
     twins, _ = contrastive_loss(eye[[0, 0]], eye[[0, 0]][None], torch.tensor([[[1], [1]]]), torch.tensor(10.0))
     assert twins == 0
+
+
+def test_named_objects_reads_what_each_noun_is_said_to_be(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    captions = ["a large shiny white sphere, a small red cone and a cube on a sandy floor", "a floor"]
+    places, words = named_objects(captions)
+    ids = token_ids(tokenizer, captions)
+    assert [tokenizer.decode(ids[0, place]).strip() for place in places[0]] == ["sphere", "cone", "cube"]
+    said = [[kind[k] if k >= 0 else None for kind, k in zip(NAMED, row, strict=True)] for row in words[0].tolist()]
+    assert said == [["sphere", "white", "shiny", "large"], ["cone", "red", None, "small"], ["cube", None, None, None]]
+    assert (places[1] == 0).all() and (words[1] == -100).all()
+
+
+def test_naming_loss_falls_only_as_states_part() -> None:
+    names = torch.nn.functional.one_hot(torch.arange(sum(map(len, NAMED))), 32).float()
+    words = torch.tensor([[[0, 1, 1, 0]], [[1, 1, 1, 0]]])
+    offsets = np.cumsum([0, *map(len, NAMED[:-1])])
+    apart = torch.stack([names[row[0] + torch.from_numpy(offsets)].sum(0) for row in words])[:, None]
+    together = apart.mean(0, keepdim=True).expand_as(apart)
+    near = together + 0.02 * (apart - together)  # tells the two as well, by a fiftieth of the distance
+    losses = [naming_loss(states, names, words).item() for states in (apart, near, together)]
+    assert losses[0] < losses[1] < losses[2]
+    assert naming_loss(100 * near, names, words).item() == pytest.approx(losses[1])
+    assert losses[1] > losses[0] + 0.8 * (losses[2] - losses[0])
+
+
+def test_shipped_text_states_tell_shapes_apart() -> None:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    folder = WEIGHTS / "tabletop-sd"
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+    words = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    captions = [f"a large matte yellow {shape} on a sandy floor" for shape in SHAPES]
+    with torch.inference_mode():
+        states = encoder(input_ids=token_ids(words, captions)).last_hidden_state
+    nouns = states[:, int(named_objects(captions)[0][0, 0])]
+    distance = torch.cdist(nouns, nouns) + 1e3 * torch.eye(len(SHAPES))
+    assert distance.min() > 0.5 * nouns.norm(dim=-1).mean()  # .22 of it for cone and pyramid before they were named
 
 
 def test_fit_resumes_bit_equal(tmp_path: Path) -> None:
