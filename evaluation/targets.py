@@ -162,7 +162,8 @@ def _model(config: EvalConfig, runs: list[Run]) -> tuple[str, str]:
         name, options = runs[0].model, replace(runs[0].base, **options.chosen)
     where, identity = model_folder(name, options), model_identity(name, options)
     if not config.model and not config.base.chosen:
-        _check_unchanged(runs[0], identity)
+        for run in runs:
+            _check_unchanged(run, identity)
     first, _, further = identity.removeprefix("hub:").partition(" ")
     own, _, commit = first.partition("@")
     if not identity.startswith("hub:"):
@@ -176,8 +177,7 @@ def _model(config: EvalConfig, runs: list[Run]) -> tuple[str, str]:
 
 def _check_unchanged(run: Run, identity: str) -> None:
     """Raise CnlabError where the base model that a run names is not what it was trained on any more."""
-    record = run.config["model"]
-    trained = str(record.get("sha256", "")) if isinstance(record, dict) else ""
+    trained = run.model_identity
     if trained and not identity.startswith("hub:") and identity != trained:
         shipped = " (an earlier version of this package shipped it)" if run.model == "tabletop" else ""
         raise CnlabError(

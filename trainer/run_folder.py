@@ -53,11 +53,10 @@ class Run:
         return options_of(self.config["model"])
 
     @property
-    def model_identity(self) -> Any:
-        """What identifies the prior wherever it lies: its recorded sha256, else its name."""
+    def model_identity(self) -> str:
+        """`trainer.nets.base.model_identity` of the prior it was trained on; "" where that is not recorded."""
         model = self.config["model"]
-        facts = {k: v for k, v in model.items() if k != "path"} if isinstance(model, dict) else {}
-        return facts or self.model
+        return str(model.get("sha256", "")) if isinstance(model, dict) else ""
 
     @property
     def dataset(self) -> Path:

@@ -36,6 +36,7 @@ from trainer.data.encode import to_model_range
 from trainer.nets.base import WEIGHTS, model_identity
 from trainer.prior import unet
 from trainer.prior.clip import clip_pixels, token_ids
+from trainer.prior.models import caption_words
 from trainer.prior.renders import HELD_OUT_SEED, TRAIN_SEED, renders
 from trainer.state.checkpoint import load_tensors
 
@@ -95,7 +96,7 @@ def caption_accuracy(
     for name, words in kinds.items():
         variants, owners = [], []
         for i, text in enumerate(texts):
-            parts = text.replace(",", " ,").split()
+            parts = caption_words(text)
             for place in (k for k, w in enumerate(parts) if w in words):
                 options = [parts[place], *(w for w in words if w != parts[place])]
                 variants += [" ".join([*parts[:place], w, *parts[place + 1 :]]).replace(" ,", ",") for w in options]

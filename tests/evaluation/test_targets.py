@@ -162,6 +162,9 @@ def test_a_run_is_not_judged_in_silence_on_other_weights_than_it_was_trained_on(
     ):
         resolve(EvalConfig(run=run))
     assert resolve(EvalConfig(run=run, model=str(model))).model == str(model)
+    write_json(run / "config.json", {**header, "model": {**header["model"], "sha256": "0" * 64}})
+    with pytest.raises(CnlabError, match="run run was trained on"):  # whichever of several nets it is
+        resolve(EvalConfig(control=(str(run_folder), str(run)), condition=("canny", "canny")))
 
 
 def test_a_net_that_does_not_fit_its_model_ends_in_one_line(

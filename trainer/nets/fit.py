@@ -83,9 +83,9 @@ def check_pair(control: str, net: ControlNetModel, model: str, unet: Mapping[str
 def _described(control: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
     """The part of a ControlNet's configuration that mirrors a UNet's, and the class whose defaults it has."""
     kind = str(control.get("_class_name", ""))
-    return (
-        (control["copy"], ControlNetModel) if kind == "ControlNetVae" else (control, CLASSES.get(kind, ControlNetModel))
-    )
+    if kind == "ControlNetVae":
+        return control["copy"], ControlNetModel
+    return control, CLASSES.get(kind, ControlNetModel)
 
 
 def _check_place(init: str) -> None:

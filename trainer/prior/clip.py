@@ -20,7 +20,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from pipeline.tabletop.scene import COLORS, FLOORS, MATERIALS, SHAPES, SIZES
 from trainer.prior.cpu import autocast, use_plain_attention
 from trainer.prior.fit import FitConfig, Task, batch_indices
-from trainer.prior.models import TOKENS, build_clip, swapped
+from trainer.prior.models import TOKENS, build_clip, caption_words, swapped
 from trainer.prior.renders import CLASSES, Renders
 
 CONFIG = FitConfig(steps=2000, lr=1e-3, batch=128, warmup=150, ema_decay=0.995, weight_decay=0.05)
@@ -29,9 +29,8 @@ KINDS = (tuple(COLORS), MATERIALS, SIZES, FLOORS)  # replaced in turn; shapes ar
 SHIFT = 8  # pixels, of the augmentation: half a patch
 PATCH_WEIGHT = 1.0
 NAMED = (SHAPES, tuple(COLORS), MATERIALS, SIZES)  # what the state of a noun names of its object
-NAME_SCALE = (
-    16.0  # of the cosines between states and names: fixed, so that only distance between states lowers the loss
-)
+#: Of the cosines between states and names: fixed, so that only distance between states lowers the loss.
+NAME_SCALE = 16.0
 OBJECTS = 3  # at most, in a caption
 #: CLIP's own normalisation (openai/clip-vit-base-patch32), sRGB in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -91,15 +90,13 @@ def named_objects(captions: list[str]) -> tuple[Tensor, Tensor]:
     places = torch.zeros(len(captions), OBJECTS, dtype=torch.long)
     words = torch.full((len(captions), OBJECTS, len(NAMED)), -100)
     for row, caption in enumerate(captions):
-        parts = caption.replace(",", " ,").split()
+        parts = caption_words(caption)
         nouns = [k for k, word in enumerate(parts) if word in SHAPES]
         for index, noun in enumerate(nouns):
             places[row, index] = noun + 1
-            said = parts[max(noun - len(NAMED) + 1, 0) : noun + 1]
+            said = parts[max(noun - len(NAMED) + 1, 0) : noun + 1][::-1]  # the nearest counts
             for k, kind in enumerate(NAMED):
-                for word in said:
-                    if word in kind:
-                        words[row, index, k] = kind.index(word)
+                words[row, index, k] = next((kind.index(word) for word in said if word in kind), -100)
     return places, words
 
 

@@ -8,8 +8,6 @@ contrastive loss compares a picture with its caption under every other shape, an
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,7 +22,16 @@ from transformers import (
 )
 
 from pipeline.tabletop.scene import COLORS, SHAPES
-from trainer.prior.clip import KINDS, SWAPS, clip_pixels, contrastive_loss, kind_ids, replaced, token_ids
+from trainer.prior.clip import (
+    KINDS,
+    SWAPS,
+    clip_pixels,
+    contrastive_loss,
+    kind_ids,
+    named_objects,
+    replaced,
+    token_ids,
+)
 from trainer.prior.cpu import autocast, use_plain_attention
 from trainer.prior.fit import FitConfig, Task, batch_indices
 from trainer.prior.models import IMAGE_SIZE, TOKENS, swapped
@@ -80,12 +87,9 @@ def build_judge(tokenizer: CLIPTokenizer) -> VisionTextDualEncoderModel:
 def present_pairs(captions: list[str]) -> Tensor:
     """Which shapes in which colours a caption names, (N, 40) float32 of 0 and 1, in the order of `object_classes`."""
     out = torch.zeros(len(captions), PAIRS)
-    colors = list(COLORS)
-    for row, caption in zip(out, captions, strict=True):
-        words = caption.replace(",", "").split()
-        for before, word in itertools.pairwise(words):
-            if word in SHAPES:
-                row[len(colors) * SHAPES.index(word) + colors.index(before)] = 1
+    shapes, colors = named_objects(captions)[1][..., :2].unbind(-1)
+    row, index = ((shapes >= 0) & (colors >= 0)).nonzero(as_tuple=True)
+    out[row, len(COLORS) * shapes[row, index] + colors[row, index]] = 1
     return out
 
 

@@ -144,12 +144,17 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
+def caption_words(caption: str) -> list[str]:
+    """Words and commas of a caption, each of which is one token of `build_tokenizer`'s."""
+    return caption.replace(",", " ,").split()
+
+
 def swapped(caption: str, words: tuple[tuple[str, ...], ...]) -> str:
     """The caption with the first two different words of one kind exchanged; unchanged if there are none.
 
     Hard negatives after NegCLIP (Yuksekgonul et al., ICLR 2023): they teach which word belongs to which object.
     """
-    parts = caption.replace(",", " ,").split()
+    parts = caption_words(caption)
     for kind in words:
         places = [i for i, w in enumerate(parts) if w in kind]
         for i, j in itertools.combinations(places, 2):
