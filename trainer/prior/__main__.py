@@ -27,7 +27,7 @@ class PriorConfig:
     weights: Path = Path(__file__).parent / "weights"  # where the finished models go
     count: int = 40_000  # training renders
     judge_count: int = 24_000  # renders that tabletop-judge is trained on, of a world of its own
-    part: Literal["all", "judge", "unet"] = "all"  # unet: with the shipped CLIP and autoencoder; judge: it alone
+    part: Literal["all", "judge", "unet"] = "all"  # unet: with the shipped CLIP and encoder; judge: it alone
 
 
 def main() -> None:

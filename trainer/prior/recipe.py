@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from pipeline.contract.files import read_json, write_json
@@ -18,10 +19,10 @@ from pipeline.tabletop import render, sample_scene
 from trainer.data.cache import RowCache
 from trainer.nets.base import model_identity
 from trainer.parallel import Ranks
-from trainer.prior import clip, judge, unet, vae
+from trainer.prior import clip, decoder, judge, unet, vae
 from trainer.prior.assemble import save_clip, save_sd
 from trainer.prior.fit import Task, fit, seconds_per_step, steps_left
-from trainer.prior.models import IMAGE_SIZE, LATENT_CHANNELS, TEXT_WIDTH, TOKENS, build_tokenizer
+from trainer.prior.models import IMAGE_SIZE, LATENT_CHANNELS, TEXT_WIDTH, TOKENS, build_tokenizer, build_vae
 from trainer.prior.renders import JUDGE_SEED, TRAIN_SEED, Renders, renders
 
 if TYPE_CHECKING:
@@ -104,11 +105,52 @@ def _unet(config: PriorConfig, data: Renders, clip_folder: Path, vae_folder: Pat
     model, task = unet.unet_task(moments, states, empty, autoencoder.config.scaling_factor, ranks)
     fit(task, config.work / "unet", ranks)
     if ranks.first:
+        model.save_pretrained(config.work / "unet-final")
+    ranks.wait()
+    _decoder(config.work, data.images, autoencoder, model, moments, states, ranks)
+    if ranks.first:
         save_clip(encoder, tokenizer, config.weights / "tabletop-clip")
         save_sd(model, autoencoder, encoder, tokenizer, config.weights / "tabletop-sd")
         _record(config, "clip", f"{config.count} renders; {_schedule(clip)}.")
-        _record(config, "sd", f"{config.count} renders; autoencoder: {_schedule(vae)}; UNet: {_schedule(unet)}.")
+        _record(
+            config,
+            "sd",
+            f"{config.count} renders; autoencoder: {_schedule(vae)}; UNet: {_schedule(unet)}; "
+            f"decoder once more: {_schedule(decoder)}.",
+        )
     ranks.wait()
+
+
+def _decoder_folder(work: Path) -> Path:
+    """Where its checkpoints are; beside another UNet the decoder begins anew."""
+    denoiser = work / "unet-final"
+    return work / f"decoder-{model_identity(str(denoiser))[:12] if denoiser.exists() else 'of-none'}"
+
+
+def _decoder(
+    work: Path,
+    images: NDArray[np.uint8],
+    autoencoder: AutoencoderKL,
+    model: UNet2DConditionModel,
+    moments: NDArray[np.float16],
+    states: NDArray[np.float16],
+    ranks: Ranks,
+) -> None:
+    """Train the decoder of ``autoencoder`` in place, on what ``model`` gives back of the first renders."""
+    channels, scale = autoencoder.config.latent_channels, autoencoder.config.scaling_factor
+    folder = _decoder_folder(work)
+    own = moments[: min(decoder.COUNT, len(moments)), :channels]
+
+    def returned(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        generator = torch.Generator().manual_seed(int(rows[0]))
+        latents = torch.from_numpy(own[rows]).float() * scale
+        back: Tensor = decoder.give_back(model, latents, torch.from_numpy(states[rows]).float(), generator)
+        values: NDArray[np.float32] = (back / scale).numpy()
+        return values
+
+    cache = RowCache(folder / "returned", own.shape[1:], len(own), "latents given back")
+    given_back = cache.rows(np.arange(len(own)), returned, ranks)
+    fit(decoder.decoder_task(autoencoder, images, own, given_back, ranks), folder, ranks)
 
 
 def _schedule(part: object) -> str:
@@ -142,8 +184,11 @@ def forecast(config: PriorConfig, ranks: Ranks) -> list[str]:
         tasks["vae"] = vae.vae_task(data.images, ranks)[1]
     if config.part != "judge":
         tasks["unet"] = unet.unet_task(moments, states, states[0], 1.0, ranks)[1]
+        latents = moments[:, :LATENT_CHANNELS]
+        tasks["decoder"] = decoder.decoder_task(build_vae(), data.images, latents, latents, ranks)
     for name, task in tasks.items():
-        left = steps_left(task.config, config.work / name)
+        folder = _decoder_folder(config.work) if name == "decoder" else config.work / name
+        left = steps_left(task.config, folder)
         seconds[name] = left and left * seconds_per_step(task)
     lines = [f"{name:8} {value / 3600:6.2f} h" for name, value in seconds.items()]
     return [

@@ -38,6 +38,13 @@ def gradient_difference(a: Tensor, b: Tensor) -> Tensor:
     return (e[..., :, 1:] - e[..., :, :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
 
 
+def difference(y: Tensor, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """How far pictures (B, 3, S, S) in [-1, 1] are from ``x``: a loss of values, squares and edges, and its parts."""
+    l1, l2, edges = (y - x).abs().mean(), (y - x).square().mean(), gradient_difference(y, x)
+    figures = {"l1": l1.item(), "psnr": 10 * np.log10(4 / l2.item()), "edges": edges.item()}
+    return l1 + 2 * l2 + edges, figures
+
+
 def vae_task(images: NDArray[np.uint8], ranks: Ranks = ONE) -> tuple[AutoencoderKL, Task]:
     """The autoencoder, untrained, and what trains it on ``images`` (N, S, S, 3) uint8."""
     torch.manual_seed(12)
@@ -54,11 +61,9 @@ def vae_task(images: NDArray[np.uint8], ranks: Ranks = ONE) -> tuple[Autoencoder
             posterior = model.encode(x).latent_dist
             noise = torch.randn((CONFIG.batch, *posterior.mean.shape[1:]), generator=generator)[part]
             y = model.decode(posterior.mean + posterior.std * noise).sample
-        y = y.float()
-        l1, l2, edges = (y - x).abs().mean(), (y - x).square().mean(), gradient_difference(y, x)
+        loss, figures = difference(y.float(), x)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        figures = {"l1": l1.item(), "psnr": 10 * np.log10(4 / l2.item()), "edges": edges.item(), "kl": kl.item()}
-        return l1 + 2 * l2 + edges + KL_WEIGHT * kl, figures
+        return loss + KL_WEIGHT * kl, {**figures, "kl": kl.item()}
 
     return model, Task("vae", model, loss_of, CONFIG)
 

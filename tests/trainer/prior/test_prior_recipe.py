@@ -12,8 +12,9 @@ from evaluation.prior.quality import PriorQualityConfig, measure, write_cards
 from pipeline.contract.files import read_json
 from trainer.nets.models import load_prior
 from trainer.parallel import Ranks
-from trainer.prior import clip, judge, recipe, unet, vae
+from trainer.prior import clip, decoder, judge, recipe, unet, vae
 from trainer.prior.__main__ import PriorConfig
+from trainer.state.checkpoint import load_tensors
 
 
 @pytest.mark.slow
@@ -22,7 +23,7 @@ def test_the_recipe_trains_reuses_and_is_measured(
 ) -> None:
     import torch
 
-    for part in (clip, judge, unet, vae):
+    for part in (clip, judge, unet, vae, decoder):
         monkeypatch.setattr(part, "CONFIG", replace(part.CONFIG, steps=2, batch=4, milestones=(1,)))
     monkeypatch.setattr(recipe, "FORECAST_SAMPLES", 32)
     weights = tmp_path / "weights"
@@ -31,11 +32,14 @@ def test_the_recipe_trains_reuses_and_is_measured(
     assert sorted(p.name for p in weights.iterdir()) == ["tabletop-judge", "training.json"]
     recipe.train(config, Ranks())
     forecasts = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith(" h")]
-    assert forecasts == ["renders", "judge", "all", "renders", "judge", "clip", "vae", "unet", "all"]
+    assert forecasts == ["renders", "judge", "all", "renders", "judge", "clip", "vae", "unet", "decoder", "all"]
     assert (config.work / "unet" / "ema-0000001.safetensors").exists()
-    kept = (weights / "tabletop-sd" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+    autoencoder = weights / "tabletop-sd" / "vae" / "diffusion_pytorch_model.safetensors"
+    kept = load_tensors(autoencoder)
     recipe.train(replace(config, work=tmp_path / "other", part="unet"), Ranks())
-    assert (weights / "tabletop-sd" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes() == kept
+    changed = {name for name, value in load_tensors(autoencoder).items() if not torch.equal(value, kept[name])}
+    assert changed
+    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)  # latents mean what they meant
     assert load_prior(str(weights / "tabletop-sd"), torch.device("cpu")).vae.config.scaling_factor > 0
     figures = measure(PriorQualityConfig(work=tmp_path / "work", weights=weights, samples=16))
     write_cards(weights, figures, read_json(weights / "training.json"), (1, 2))
