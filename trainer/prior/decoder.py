@@ -107,10 +107,9 @@ def decoder_task(
     """
     torch.manual_seed(14)
     use_plain_attention(vae)
-    model = nn.ModuleDict({"autoencoder": vae, "critic": build_critic()})
-    vae.requires_grad_(False)
-    for part in (vae.post_quant_conv, vae.decoder):
-        part.requires_grad_(True)
+    critic = build_critic()
+    for frozen in (vae.encoder, vae.quant_conv):
+        frozen.requires_grad_(False)
     part = part_of_batch(ranks, CONFIG.batch)
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -127,7 +126,7 @@ def decoder_task(
         y = decoded.float()
         loss, figures = difference(y, x)
         weight = CRITIC_WEIGHT * min(1.0, step / CRITIC_WARMUP)
-        push, hinge = critic_losses(model["critic"], y, x, loss, weight)
+        push, hinge = critic_losses(critic, y, x, loss, weight)
         return loss + push + hinge, {**figures, "critic": hinge.item()}
 
-    return Task("decoder", model, loss_of, CONFIG)
+    return Task("decoder", nn.ModuleDict({"autoencoder": vae, "critic": critic}), loss_of, CONFIG)
