@@ -93,7 +93,8 @@ cell of 8 pixels, and the objects of the picture.""",
 CURVE = """
 ## As it trained
 
-Averaged weights at the recipe's milestones (the learning rate falls in the last fifth), n = {n} samples a row.
+Averaged weights at the recipe's milestones (the learning rate falls in the last fifth of each cycle),
+n = {n} samples a row.
 
 | samples seen | kid_lite0 x1000 | shapes | colours |
 |---|---|---|---|

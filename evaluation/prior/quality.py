@@ -42,6 +42,7 @@ from trainer.state.checkpoint import load_tensors
 
 STEPS, GUIDANCE = 20, 4.0
 EDGE_MEASURES = ("f1_0px", "f1_2px")
+MEASURED = "measured.json"  # beside the weights: every figure of the cards
 
 
 @torch.inference_mode()
@@ -199,13 +200,20 @@ def learning_curve(
 ) -> list[dict[str, Any]]:
     """`figures_of_samples` with the averaged weights of each milestone below ``config.work``, by samples seen.
 
-    Each is kept beside its weights, so that a stopped measurement goes on. Leaves the last milestone in ``pipe``.
+    Each is kept beside its weights, so that a stopped measurement goes on; where no milestones are, because the
+    weights were trained elsewhere, those of the last card stay if they were drawn and judged as is asked. Leaves the
+    last milestone in ``pipe``.
     """
     judge = config.weights / "tabletop-judge"
-    asked = {"samples": config.samples, **sampler_of(config)}
     identity = model_identity(str(judge))
-    rows = []
-    for path in sorted((config.work / "unet").glob("ema-*.safetensors")):
+    asked = {"samples": config.samples, **sampler_of(config)}
+    paths, rows = sorted((config.work / "unet").glob("ema-*.safetensors")), []
+    last = config.weights / MEASURED
+    if not paths and last.exists():
+        figures = read_json(last)
+        if figures.get("judge") == identity and figures["sampler"] == sampler_of(config):
+            rows = [row for row in figures["learning_curve"] if _drawn(row) == config.samples]
+    for path in paths:
         key = {**asked, "judge": identity, "weights": sha256_file(path)}
         kept = path.with_suffix(".json")
         if not kept.exists() or read_json(kept)["key"] != key:
@@ -215,6 +223,11 @@ def learning_curve(
         seen = int(path.stem.removeprefix("ema-")) * unet.CONFIG.batch
         rows.append({"samples_seen": seen, **read_json(kept)["figures"]})
     return rows
+
+
+def _drawn(row: dict[str, Any]) -> int:
+    """How many samples a point of the curve was measured with."""
+    return int(row["kid_lite0_x1000"]["samples"]["n"])
 
 
 @dataclass(frozen=True)
@@ -242,6 +255,7 @@ def measure(config: PriorQualityConfig) -> dict[str, Any]:
     Image.fromarray(np.concatenate(tiles)).save(config.weights / "tabletop-sd" / "samples.png")
     return {
         "sampler": sampler_of(config),
+        "judge": model_identity(str(config.weights / "tabletop-judge")),
         "latent_channels": pipe.vae.config.latent_channels,
         **{
             name: judge_figures(config.weights / name, images, captions) for name in ("tabletop-clip", "tabletop-judge")
@@ -256,7 +270,7 @@ def measure(config: PriorQualityConfig) -> dict[str, Any]:
 def _main() -> None:
     config = tyro.cli(PriorQualityConfig, prog="python -m evaluation.prior.quality", description="Measure the prior.")
     figures = measure(config)
-    write_json(config.weights / "measured.json", figures)
+    write_json(config.weights / MEASURED, figures)
     training = read_json(config.weights / "training.json")
     write_cards(config.weights, figures, training, (TRAIN_SEED, HELD_OUT_SEED))
     print(json.dumps({k: v for k, v in figures.items() if not k.startswith("captions")}, indent=1))

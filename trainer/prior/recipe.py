@@ -21,7 +21,7 @@ from trainer.nets.base import model_identity
 from trainer.parallel import Ranks
 from trainer.prior import clip, decoder, judge, unet, vae
 from trainer.prior.assemble import save_clip, save_sd
-from trainer.prior.fit import Task, fit, seconds_per_step, steps_left
+from trainer.prior.fit import FitConfig, Task, fit, seconds_per_step, steps_left
 from trainer.prior.models import IMAGE_SIZE, LATENT_CHANNELS, TEXT_WIDTH, TOKENS, build_tokenizer, build_vae
 from trainer.prior.renders import JUDGE_SEED, TRAIN_SEED, Renders, renders
 
@@ -63,7 +63,7 @@ def _judge(config: PriorConfig, ranks: Ranks) -> None:
         fit(task, config.work / "judge")
         save_clip(model, words, folder)
     shutil.copytree(folder, config.weights / "tabletop-judge", dirs_exist_ok=True)
-    _record(config, "judge", f"{config.judge_count} renders; {_schedule(judge)}.")
+    _record(config, "judge", f"{config.judge_count} renders; {_schedule(judge.CONFIG)}.")
 
 
 def _clip(data: Renders, work: Path, folder: Path) -> None:
@@ -97,13 +97,22 @@ def _unet(config: PriorConfig, data: Renders, clip_folder: Path, vae_folder: Pat
         (2 * autoencoder.config.latent_channels, IMAGE_SIZE // 8, IMAGE_SIZE // 8),
         config.count,
         "latents",
-    ).rows(every, lambda rows: vae.encode_moments(autoencoder, data.images[rows]))
+    ).rows(every, lambda rows: vae.encode_moments(autoencoder, data.images[rows]), ranks)
     states = RowCache(
         config.work / f"states-{model_identity(str(clip_folder))[:12]}", (TOKENS, TEXT_WIDTH), config.count, "texts"
-    ).rows(every, lambda rows: unet.encode_texts(encoder.text_model, ids[torch.from_numpy(rows)]))
+    ).rows(every, lambda rows: unet.encode_texts(encoder.text_model, ids[torch.from_numpy(rows)]), ranks)
     empty = unet.encode_texts(encoder.text_model, clip.token_ids(tokenizer, [""]))[0]
-    model, task = unet.unet_task(moments, states, empty, autoencoder.config.scaling_factor, ranks)
-    fit(task, config.work / "unet", ranks)
+    data_of_task = moments, states, empty, autoencoder.config.scaling_factor, ranks
+    first = _first_denoiser(config.work)
+    if first.exists():
+        model = UNet2DConditionModel.from_pretrained(first, torch_dtype=torch.float32)
+    else:
+        model, task = unet.unet_task(*data_of_task)
+        fit(task, config.work / "unet", ranks)
+        if ranks.first:
+            model.save_pretrained(first)
+    model, task = unet.unet_task(*data_of_task, model)
+    fit(task, config.work / "unet-again", ranks)
     if ranks.first:
         model.save_pretrained(config.work / "unet-final")
     ranks.wait()
@@ -111,14 +120,20 @@ def _unet(config: PriorConfig, data: Renders, clip_folder: Path, vae_folder: Pat
     if ranks.first:
         save_clip(encoder, tokenizer, config.weights / "tabletop-clip")
         save_sd(model, autoencoder, encoder, tokenizer, config.weights / "tabletop-sd")
-        _record(config, "clip", f"{config.count} renders; {_schedule(clip)}.")
+        _record(config, "clip", f"{config.count} renders; {_schedule(clip.CONFIG)}.")
         _record(
             config,
             "sd",
-            f"{config.count} renders; autoencoder: {_schedule(vae)}; UNet: {_schedule(unet)}; "
-            f"decoder once more: {_schedule(decoder)}.",
+            f"{config.count} renders; autoencoder: {_schedule(vae.CONFIG)}; UNet: "
+            f"{_schedule(unet.CONFIG)}, then anew {_schedule(unet.AGAIN)}; "
+            f"decoder once more: {_schedule(decoder.CONFIG)}.",
         )
     ranks.wait()
+
+
+def _first_denoiser(work: Path) -> Path:
+    """Where the denoiser of the first cycle is; one that is there is trained on, whoever trained it."""
+    return work / "unet-first"
 
 
 def _decoder_folder(work: Path) -> Path:
@@ -153,9 +168,8 @@ def _decoder(
     fit(decoder.decoder_task(autoencoder, images, own, given_back, ranks), folder, ranks)
 
 
-def _schedule(part: object) -> str:
+def _schedule(config: FitConfig) -> str:
     """How long a part is trained, for its card."""
-    config = part.CONFIG  # type: ignore[attr-defined]
     falls = {"cosine": "falling by a cosine", "trapezoid": "falling to zero in the last fifth"}[config.schedule]
     return f"{config.steps:,} steps of {config.batch}, learning rate {config.lr:g} {falls}, seed {config.seed}"
 
@@ -183,16 +197,21 @@ def forecast(config: PriorConfig, ranks: Ranks) -> list[str]:
         tasks["clip"] = clip.clip_task(data, words)[1]
         tasks["vae"] = vae.vae_task(data.images, ranks)[1]
     if config.part != "judge":
-        tasks["unet"] = unet.unet_task(moments, states, states[0], 1.0, ranks)[1]
+        model, tasks["unet"] = unet.unet_task(moments, states, states[0], 1.0, ranks)
+        tasks["unet-again"] = unet.unet_task(moments, states, states[0], 1.0, ranks, model)[1]
         latents = moments[:, :LATENT_CHANNELS]
         tasks["decoder"] = decoder.decoder_task(build_vae(), data.images, latents, latents, ranks)
     for name, task in tasks.items():
         folder = _decoder_folder(config.work) if name == "decoder" else config.work / name
         left = steps_left(task.config, folder)
+        if name == "unet" and _first_denoiser(config.work).exists():
+            left = 0
+        elif name == "decoder" and seconds["unet"] + seconds["unet-again"]:
+            left = task.config.steps  # beside a new denoiser it begins anew, whatever an earlier one's decoder has done
         seconds[name] = left and left * seconds_per_step(task)
-    lines = [f"{name:8} {value / 3600:6.2f} h" for name, value in seconds.items()]
+    lines = [f"{name:10} {value / 3600:6.2f} h" for name, value in seconds.items()]
     return [
         f"time left on {ranks.world} process(es), at most:",
         *lines,
-        f"{'all':8} {sum(seconds.values()) / 3600:6.2f} h",
+        f"{'all':10} {sum(seconds.values()) / 3600:6.2f} h",
     ]

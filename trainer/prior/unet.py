@@ -1,6 +1,12 @@
-"""The denoiser: latent diffusion (Rombach et al., 2022) on cached latents and cached text states."""
+"""The denoiser: latent diffusion (Rombach et al., 2022) on cached latents and cached text states.
+
+In two cycles, each with a rate that rises and falls and with averaged weights of its own: a finished denoiser is
+trained on without the optimizer's state (warm restarts: Loshchilov and Hutter, ICLR 2017).
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,8 +31,9 @@ CONFIG = FitConfig(  # 672 thousand samples
     weight_decay=0.0,
     save_every=100,
     schedule="trapezoid",
-    milestones=(1_562, 3_125, 6_250),  # 100, 200 and 400 thousand samples
+    milestones=(1_562, 3_125, 6_250, 10_500),  # 100, 200 and 400 thousand samples, and the end
 )
+AGAIN = replace(CONFIG, steps=9_000, lr=7e-4, warmup=100, seed=1, milestones=())  # 576 thousand more
 EMPTY_PROMPT_RATE = 0.1  # for classifier-free guidance (Ho and Salimans, 2022)
 
 
@@ -46,21 +53,24 @@ def unet_task(
     empty: NDArray[np.float16],
     scale: float,
     ranks: Ranks = ONE,
+    model: UNet2DConditionModel | None = None,
 ) -> tuple[UNet2DConditionModel, Task]:
-    """The UNet, untrained, and what trains it.
+    """The UNet and what trains it: a new one by CONFIG, or ``model`` once more by AGAIN.
 
     moments  (N, 2C, 16, 16) float16, posterior mean and standard deviation, unscaled
     states   (N, TOKENS, D) float16 text states, ``empty`` (TOKENS, D) those of ""
     scale    the autoencoder's scaling factor
     """
-    torch.manual_seed(13)
-    model = build_unet(moments.shape[1] // 2)
+    config = CONFIG if model is None else AGAIN
+    if model is None:
+        torch.manual_seed(13)
+        model = build_unet(moments.shape[1] // 2)
     use_plain_attention(model)
     scheduler = build_scheduler()
-    nothing, part = torch.from_numpy(empty).float(), part_of_batch(ranks, CONFIG.batch)
+    nothing, part = torch.from_numpy(empty).float(), part_of_batch(ranks, config.batch)
 
     def loss_of(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        pick = np.sort(batch_indices(CONFIG, step, len(moments)))
+        pick = np.sort(batch_indices(config, step, len(moments)))
         mean, std = torch.from_numpy(moments[pick]).float().chunk(2, 1)
         latents = (mean + std * torch.randn(mean.shape, generator=g)) * scale
         text = torch.from_numpy(states[pick]).float()
@@ -74,4 +84,4 @@ def unet_task(
             prediction = model(scheduler.add_noise(latents, noise, t), t, text[part]).sample
         return F.mse_loss(prediction.float(), diffusion_target(scheduler, latents, noise, t)), {}
 
-    return model, Task("unet", model, loss_of, CONFIG)
+    return model, Task("unet", model, loss_of, config)
