@@ -22,7 +22,7 @@ from trainer.nets.models import WEIGHTS, load_prior
 from trainer.parallel import Ranks
 from trainer.prior.clip import NAMED, SWAPS, contrastive_loss, named_objects, naming_loss, replaced, token_ids
 from trainer.prior.fit import FitConfig, Task, batch_indices, fit, part_of_batch, seconds_per_step, steps_left
-from trainer.prior.models import TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
+from trainer.prior.models import LATENT_CHANNELS, TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
 from trainer.prior.renders import OBJECT_CLASSES, class_shares, object_classes, renders
 from trainer.state.checkpoint import latest_checkpoint, load_tensors
 
@@ -324,3 +324,26 @@ def test_a_cosine_of_other_steps_goes_on_from_what_is_there_and_deletes_nothing(
     fit(task(8), tmp_path)
     fit(task(4), tmp_path)
     assert [p.name for p in sorted(tmp_path.glob("step-*"))] == ["step-0000004", "step-0000008"]
+
+
+def test_the_second_cycle_begins_the_low_levels_anew_and_touches_nothing_else() -> None:
+    from trainer.prior import unet
+
+    model = build_unet(LATENT_CHANNELS)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    unet.revive(model)
+    after = model.state_dict()
+    entering = {name for name in after if name.startswith("down_blocks.1.downsamplers.")}
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    low = {name for name in after if name.startswith(unet.LOW_LEVELS)}
+    assert low | entering <= changed
+    others = changed - low - entering
+    assert others
+    assert all(name.startswith("down_blocks.1.") and (".to_q." in name or ".to_k." in name) for name in others)
+    assert all(torch.allclose(after[name] * unet.ENTERING_STD, before[name]) for name in entering)
+    again = build_unet(LATENT_CHANNELS)
+    unet.revive(again)
+    assert all(torch.equal(again.state_dict()[name], after[name]) for name in low)  # by a seed
