@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from pipeline.contract.files import read_json, write_json
+from pipeline.contract.files import atomic, read_json, remove_parts, write_json
 from pipeline.tabletop import render, sample_scene
 from trainer.data.cache import RowCache
 from trainer.nets.base import model_identity
@@ -34,6 +34,9 @@ FORECAST_SAMPLES = 256  # renders that a forecast times a step with
 
 def train(config: PriorConfig, ranks: Ranks) -> None:
     """Everything ``config.part`` asks for; every process calls it, the first writes."""
+    if ranks.first:
+        remove_parts(config.work)
+    ranks.wait()
     if ranks.first:
         print("\n".join(forecast(config, ranks)), flush=True)
     if config.part == "judge":
@@ -56,22 +59,24 @@ def _judge(config: PriorConfig, ranks: Ranks) -> None:
     if ranks.rank < ranks.world - 1:
         return
     folder = config.work / "judge-final"
-    if not (folder / "model.safetensors").exists():
+    if not folder.exists():
         data = renders(config.work, JUDGE_SEED, config.judge_count)
         words = build_tokenizer(data.captions, config.work / "judge-tokenizer")
         model, task = judge.judge_task(data, words)
         fit(task, config.work / "judge")
-        save_clip(model, words, folder)
+        with atomic(folder) as finished:
+            save_clip(model, words, finished)
     shutil.copytree(folder, config.weights / "tabletop-judge", dirs_exist_ok=True)
     _record(config, "judge", f"{config.judge_count} renders; {_schedule(judge.CONFIG)}.")
 
 
 def _clip(data: Renders, work: Path, folder: Path) -> None:
-    if not (folder / "model.safetensors").exists():
+    if not folder.exists():
         words = build_tokenizer(data.captions, work / "tokenizer")
         model, task = clip.clip_task(data, words)
         fit(task, work / "clip")
-        save_clip(model, words, folder)
+        with atomic(folder) as finished:
+            save_clip(model, words, finished)
 
 
 def _vae(images: NDArray[np.uint8], work: Path, folder: Path, ranks: Ranks) -> None:
@@ -81,7 +86,7 @@ def _vae(images: NDArray[np.uint8], work: Path, folder: Path, ranks: Ranks) -> N
     fit(task, work / "vae", ranks)
     if ranks.first:
         vae.set_scaling_factor(model, images[:SCALING_SAMPLES])
-        model.save_pretrained(folder)
+        _save(model, folder)
     ranks.wait()
 
 
@@ -110,11 +115,11 @@ def _unet(config: PriorConfig, data: Renders, clip_folder: Path, vae_folder: Pat
         model, task = unet.unet_task(*data_of_task)
         fit(task, config.work / "unet", ranks)
         if ranks.first:
-            model.save_pretrained(first)
+            _save(model, first)
     model, task = unet.unet_task(*data_of_task, model)
     fit(task, config.work / "unet-again", ranks)
     if ranks.first:
-        model.save_pretrained(config.work / "unet-final")
+        _save(model, config.work / "unet-final")
     ranks.wait()
     _decoder(config.work, data.images, autoencoder, model, moments, states, ranks)
     if ranks.first:
@@ -129,6 +134,12 @@ def _unet(config: PriorConfig, data: Renders, clip_folder: Path, vae_folder: Pat
             f"decoder once more: {_schedule(decoder.CONFIG)}.",
         )
     ranks.wait()
+
+
+def _save(model: AutoencoderKL | UNet2DConditionModel, folder: Path) -> None:
+    """The whole folder or none of it: one that is there is taken as finished."""
+    with atomic(folder) as finished:
+        model.save_pretrained(finished)
 
 
 def _first_denoiser(work: Path) -> Path:

@@ -32,7 +32,10 @@ def test_the_recipe_trains_reuses_and_is_measured(
     config = PriorConfig(work=tmp_path / "work", weights=weights, count=32, judge_count=32)
     recipe.train(replace(config, part="judge"), Ranks())
     assert sorted(p.name for p in weights.iterdir()) == ["tabletop-judge", "training.json"]
+    killed = config.work / ".vae-final.1.part"
+    killed.mkdir()
     recipe.train(config, Ranks())
+    assert not killed.exists()
     forecasts = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith(" h")]
     parts = ["judge", "clip", "vae", "unet", "unet-again", "decoder"]
     assert forecasts == ["renders", "judge", "all", "renders", *parts, "all"]
