@@ -37,17 +37,32 @@ AGAIN = replace(  # 602 thousand more
     CONFIG, steps=9_400, lr=7e-4, warmup=200, clip=0.3, weight_decay=0.05, seed=2, milestones=()
 )
 LOW_LEVELS = ("down_blocks.2.", "down_blocks.3.", "mid_block.", "up_blocks.0.", "up_blocks.1.")
-ENTERING_STD = 69.0  # of what the 8 x 8 level hands down after the first cycle
 EMPTY_PROMPT_RATE = 0.1  # for classifier-free guidance (Ho and Salimans, 2022)
 
 
 @torch.no_grad()
-def revive(model: UNet2DConditionModel) -> None:
+def entering_std(
+    model: UNet2DConditionModel, moments: NDArray[np.float16], states: NDArray[np.float16], scale: float
+) -> float:
+    """Standard deviation of what the 8 x 8 level hands down, over the first renders; arguments as in `unet_task`."""
+    means = torch.from_numpy(moments[:64, : moments.shape[1] // 2].astype(np.float32)) * scale
+    noise = torch.randn(means.shape, generator=torch.Generator().manual_seed(16))
+    t = torch.linspace(0, 999, len(means)).long()
+    found: list[float] = []
+    level = model.down_blocks[1]
+    hook = level.register_forward_hook(lambda _, __, out: found.append(out[0].float().std().item()))
+    model(build_scheduler().add_noise(means, noise, t), t, torch.from_numpy(states[:64].astype(np.float32)))
+    hook.remove()
+    return found[0]
+
+
+@torch.no_grad()
+def revive(model: UNet2DConditionModel, entering: float) -> None:
     """Begin the levels of 4 x 4 and 2 x 2 anew, and where the 8 x 8 ones of the encoder look.
 
     At a constant rate of 1e-3 their activations and attention logits grow into the hundreds, attention becomes one-hot,
     and the rest learns to do without them: taking them out changed the loss by .0006 of .244 (docs/log.md).
-    What enters them is brought to unit scale first, or it would drown what new layers add.
+    What enters them, of the standard deviation ``entering``, comes to unit scale, or it would drown what they add.
     """
     torch.manual_seed(15)
     fresh = build_unet(model.config.in_channels)
@@ -56,7 +71,7 @@ def revive(model: UNet2DConditionModel) -> None:
     state |= {k: new[k] for k in new if k.startswith("down_blocks.1.") and (".to_q." in k or ".to_k." in k)}
     model.load_state_dict(state, strict=False)
     for parameter in down.downsamplers.parameters():
-        parameter /= ENTERING_STD
+        parameter /= entering
 
 
 @torch.inference_mode()
@@ -88,7 +103,7 @@ def unet_task(
         torch.manual_seed(13)
         model = build_unet(moments.shape[1] // 2)
     else:
-        revive(model)
+        revive(model, entering_std(model, moments, states, scale))
     use_plain_attention(model)
     scheduler = build_scheduler()
     nothing, part = torch.from_numpy(empty).float(), part_of_batch(ranks, config.batch)

@@ -22,7 +22,16 @@ from trainer.nets.models import WEIGHTS, load_prior
 from trainer.parallel import Ranks
 from trainer.prior.clip import NAMED, SWAPS, contrastive_loss, named_objects, naming_loss, replaced, token_ids
 from trainer.prior.fit import FitConfig, Task, batch_indices, fit, part_of_batch, seconds_per_step, steps_left
-from trainer.prior.models import LATENT_CHANNELS, TOKENS, build_clip, build_tokenizer, build_unet, build_vae, swapped
+from trainer.prior.models import (
+    LATENT_CHANNELS,
+    TEXT_WIDTH,
+    TOKENS,
+    build_clip,
+    build_tokenizer,
+    build_unet,
+    build_vae,
+    swapped,
+)
 from trainer.prior.renders import OBJECT_CLASSES, class_shares, object_classes, renders
 from trainer.state.checkpoint import latest_checkpoint, load_tensors
 
@@ -334,7 +343,7 @@ def test_the_second_cycle_begins_the_low_levels_anew_and_touches_nothing_else() 
         for parameter in model.parameters():
             parameter.add_(1.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    unet.revive(model)
+    unet.revive(model, 4.0)
     after = model.state_dict()
     entering = {name for name in after if name.startswith("down_blocks.1.downsamplers.")}
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -343,7 +352,21 @@ def test_the_second_cycle_begins_the_low_levels_anew_and_touches_nothing_else() 
     others = changed - low - entering
     assert others
     assert all(name.startswith("down_blocks.1.") and (".to_q." in name or ".to_k." in name) for name in others)
-    assert all(torch.allclose(after[name] * unet.ENTERING_STD, before[name]) for name in entering)
+    assert all(torch.allclose(4.0 * after[name], before[name]) for name in entering)
     again = build_unet(LATENT_CHANNELS)
-    unet.revive(again)
+    unet.revive(again, 2.0)
     assert all(torch.equal(again.state_dict()[name], after[name]) for name in low)  # by a seed
+
+
+def test_what_enters_the_low_levels_is_measured() -> None:
+    from trainer.prior import unet
+
+    model, rng = build_unet(LATENT_CHANNELS), np.random.default_rng(0)
+    moments = rng.normal(size=(8, 2 * LATENT_CHANNELS, 16, 16)).astype(np.float16)
+    states = rng.normal(size=(8, TOKENS, TEXT_WIDTH)).astype(np.float16)
+    before = unet.entering_std(model, moments, states, 1.0)
+    for parameter in model.down_blocks[1].downsamplers.parameters():
+        parameter.data *= 50
+    assert unet.entering_std(model, moments, states, 1.0) == pytest.approx(50 * before, rel=1e-3)
+    unet.unet_task(moments, states, states[0], 1.0, model=model)
+    assert unet.entering_std(model, moments, states, 1.0) == pytest.approx(1.0, rel=0.1)
