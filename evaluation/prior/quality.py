@@ -212,7 +212,8 @@ def learning_curve(
     if not paths and last.exists():
         figures = read_json(last)
         if figures.get("judge") == identity and figures["sampler"] == sampler_of(config):
-            rows = [row for row in figures["learning_curve"] if _drawn(row) == config.samples]
+            points = figures["learning_curve"]
+            rows = [point for point in points if point["kid_lite0_x1000"]["samples"]["n"] == config.samples]
     for path in paths:
         key = {**asked, "judge": identity, "weights": sha256_file(path)}
         kept = path.with_suffix(".json")
@@ -223,11 +224,6 @@ def learning_curve(
         seen = int(path.stem.removeprefix("ema-")) * unet.CONFIG.batch
         rows.append({"samples_seen": seen, **read_json(kept)["figures"]})
     return rows
-
-
-def _drawn(row: dict[str, Any]) -> int:
-    """How many samples a point of the curve was measured with."""
-    return int(row["kid_lite0_x1000"]["samples"]["n"])
 
 
 @dataclass(frozen=True)
